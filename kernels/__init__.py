@@ -1,0 +1,17 @@
+"""Sparse attention on tensors: clustering, routing and attention, without any knowledge of ComfyUI."""
+
+from .device import unavailable_reason
+from .pipeline import sparse_attention
+from .timing import StageTimer
+from .types import AttentionResult, ClusterState, SequenceLayout, Settings, Statistics
+
+__all__ = [
+    "AttentionResult",
+    "ClusterState",
+    "SequenceLayout",
+    "Settings",
+    "StageTimer",
+    "Statistics",
+    "sparse_attention",
+    "unavailable_reason",
+]

@@ -1,0 +1,284 @@
+"""The values that travel between the stages, and what a caller hands over and gets back.
+
+Letters in shapes: B batch items, H heads, L tokens of the whole sequence, N video tokens, D head dimension,
+G routing groups, P probe groups, C key clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+METHODS = ("svg-ear", "svg2")
+BUDGETS = ("density", "top-p")
+PROBE_SCORES = ("normalized", "published", "mass")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one attention call is routed. Defaults are those of the ``balanced`` preset.
+
+    Raises ValueError for a value outside the range given here.
+
+    Attributes:
+        method: ``svg-ear`` compensates skipped blocks by their centroids (arXiv 2603.08982); ``svg2`` routes by
+            centroid attention mass and drops skipped blocks (arXiv 2505.18875).
+        budget: ``density`` spends the same share of exact pairs in every routing group; ``top-p`` spends, per
+            routing group, the area of the smallest set of key clusters whose centroid mass reaches ``top_p``.
+        density: share of video query-key pairs computed exactly, 0 to 1 (budget ``density``).
+        top_p: attention mass, 0 to 1 (budget ``top-p``).
+        min_share: floor of the exact share of each routing group, 0 to 1.
+        query_clusters: routing groups; 0 chooses from the token count.
+        probe_clusters: probe groups in all, spread evenly over the routing groups; 0 chooses from the token
+            count; a number not above the routing groups means one level: the routing groups are probed themselves.
+        key_clusters: key clusters; 0 chooses from the token count. Counts above the token count are clamped to it.
+        kmeans_first: k-means iterations of a call without state, at least 1.
+        kmeans_next: k-means iterations of a call that starts from the state's centroids, at least 1.
+        recluster_every: cluster anew on every n-th call with the same state; calls between keep the labels and
+            only recompute the means.
+        residual: correct each probe group so that its centroid's output is exactly dense attention (``svg-ear`` only).
+        probe_score: how blocks are ranked under ``svg-ear``: ``normalized`` weights the error of each probe group by
+            its size over its squared softmax denominator, ``published`` adds the errors as the paper defines them,
+            ``mass`` uses centroid attention mass. ``svg2`` always ranks by mass.
+    """
+
+    method: str = "svg-ear"
+    budget: str = "density"
+    density: float = 0.1
+    top_p: float = 0.85
+    min_share: float = 0.0
+    query_clusters: int = 0
+    probe_clusters: int = 0
+    key_clusters: int = 0
+    kmeans_first: int = 6
+    kmeans_next: int = 2
+    recluster_every: int = 1
+    residual: bool = True
+    probe_score: str = "normalized"
+
+    def __post_init__(self):
+        for name, allowed in (("method", METHODS), ("budget", BUDGETS), ("probe_score", PROBE_SCORES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        for name in ("density", "top_p", "min_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share and must lie between 0 and 1")
+        for name, least in (
+            ("query_clusters", 0),
+            ("probe_clusters", 0),
+            ("key_clusters", 0),
+            ("kmeans_first", 1),
+            ("kmeans_next", 1),
+            ("recluster_every", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+    @property
+    def compensates(self) -> bool:
+        """Whether skipped blocks are replaced by their centroids rather than dropped."""
+        return self.method == "svg-ear"
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the centroid-exact residual is added."""
+        return self.compensates and self.residual
+
+
+@dataclass(frozen=True)
+class SequenceLayout:
+    """Which tokens of a sequence are routed and which are always exact.
+
+    Keys of ``conditioning`` are exact for every query. Queries outside ``video`` attend densely to all visible keys.
+    Tokens in neither are padding: no query sees their keys.
+
+    Attributes:
+        video: the routed tokens, a non-empty contiguous range of positions (step 1).
+        conditioning: disjoint ranges of the visible tokens outside ``video`` (step 1).
+    """
+
+    video: range
+    conditioning: tuple[range, ...] = ()
+
+    def __post_init__(self):
+        spans = sorted((self.video, *self.conditioning), key=lambda span: span.start)
+        if len(self.video) == 0 or any(span.step != 1 or span.start < 0 for span in spans):
+            raise ValueError(f"token ranges must be non-negative with step 1, and video not empty; got {self}")
+        if any(left.stop > right.start for left, right in zip(spans, spans[1:])):
+            raise ValueError(f"token ranges overlap: {self}; each position may belong to one range only")
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A partition of the tokens of every head.
+
+    Attributes:
+        labels: int64 ``[B, H, N]``, the cluster of each token.
+        centroids: float ``[B, H, C, D]``, the exact means of the members; an empty cluster keeps its last centroid.
+        sizes: int64 ``[B, H, C]``.
+        order: int64 ``[B, H, N]``, token positions sorted by label, positions ascending within a label.
+    """
+
+    labels: Tensor
+    centroids: Tensor
+    sizes: Tensor
+    order: Tensor
+
+    @property
+    def offsets(self) -> Tensor:
+        """int64 ``[B, H, C + 1]``: the sorted members of cluster ``j`` are ``order[offsets[j]:offsets[j + 1]]``."""
+        return pad(self.sizes.cumsum(-1), (1, 0))
+
+
+@dataclass(frozen=True)
+class QueryGroups:
+    """Two levels of query clusters: probe group ``p`` is part of routing group ``p // split``.
+
+    Attributes:
+        probe: the fine partition, ``P = G * split`` groups; its order sorts by routing group, then by probe group.
+        routing_centroids: float ``[B, H, G, D]``, the means of the routing groups.
+        split: probe groups per routing group; 1 when both levels are the same.
+    """
+
+    probe: Clusters
+    routing_centroids: Tensor
+    split: int
+
+    @property
+    def routing_sizes(self) -> Tensor:
+        """int64 ``[B, H, G]``: tokens in each routing group."""
+        return self.probe.sizes.unflatten(-1, (-1, self.split)).sum(-1)
+
+
+@dataclass(frozen=True)
+class SortedKeys:
+    """Keys and values in cluster order.
+
+    Attributes:
+        keys, values: ``[B, H, N, D]`` in the input dtype, row ``r`` is token ``clusters.order[r]``.
+        clusters: the key clusters that gave the order.
+    """
+
+    keys: Tensor
+    values: Tensor
+    clusters: Clusters
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Keys and values that are exact for every query: ``[B, H, T, D]``, T may be 0."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """What stands for a key cluster, and what the probe needs of each value. All float, rows in cluster order.
+
+    Attributes:
+        key_means, value_means: ``[B, H, C, D]``.
+        log_sizes: ``[B, H, C]``, minus infinity for an empty cluster.
+        value_norms: ``[B, H, N]``, squared norm of each value.
+        value_dots: ``[B, H, N]``, product of each value with the mean value of its cluster.
+    """
+
+    key_means: Tensor
+    value_means: Tensor
+    log_sizes: Tensor
+    value_norms: Tensor
+    value_dots: Tensor
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the probe centroids saw: exponentials are relative to ``exp(peaks)``, which cancels wherever it is used.
+
+    Attributes:
+        errors: float ``[B, H, P, C]``, squared error of compensating key cluster j at probe centroid p.
+        masses: float ``[B, H, P, C]``, centroid attention mass ``n_j exp(s q·k_j)``.
+        peaks: float ``[B, H, P]``, the largest logit.
+        numerators, denominators: float ``[B, H, P, D]`` and ``[B, H, P]``, dense attention at the centroid.
+    """
+
+    errors: Tensor
+    masses: Tensor
+    peaks: Tensor
+    numerators: Tensor
+    denominators: Tensor
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which blocks are exact.
+
+    Attributes:
+        exact: bool ``[B, H, G, C]``.
+        shares: float ``[B, H, G]``, share of the video keys that are exact for the group.
+    """
+
+    exact: Tensor
+    shares: Tensor
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one call did. Tensors stay on the device: reading them there would wait for the GPU.
+
+    Attributes:
+        density: float32 ``[B, H]``, share of the video query-key pairs that were computed exactly.
+        group_shares: float32 ``[B, H, G]``, the same for each routing group.
+        estimated_error: float32 ``[B, H]``, root of the squared error that the probe expects of the skipped blocks over the
+            squared norm of the dense output, before the residual. A relative error of the output, errors of
+            different tokens taken as independent.
+    """
+
+    density: Tensor
+    group_shares: Tensor
+    estimated_error: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionResult:
+    """Output ``[B, H, L, D]`` in the input dtype (a view of contiguous ``[B, L, H, D]`` memory) and the statistics."""
+
+    output: Tensor
+    statistics: Statistics
+
+
+@dataclass
+class ClusterState:
+    """Clusters kept from one denoising step to the next, for calls of one shape.
+
+    A call with another shape, device or settings needs a new state; :func:`sparse_attention` raises ValueError otherwise.
+
+    Attributes:
+        calls: calls made with this state.
+        heads: last clusters of each chunk of heads, by (batch item, first head).
+    """
+
+    calls: int = 0
+    signature: tuple | None = None
+    heads: dict[tuple[int, int], "KeptClusters"] = field(default_factory=dict)
+
+    def nbytes(self) -> int:
+        """Bytes of device memory held."""
+        return sum(kept.nbytes() for kept in self.heads.values())
+
+
+@dataclass(frozen=True)
+class KeptClusters:
+    """Centroids of the last call; labels only when a later call will reuse them."""
+
+    routing_centroids: Tensor
+    probe_centroids: Tensor
+    key_centroids: Tensor
+    probe_labels: Tensor | None
+    key_labels: Tensor | None
+
+    def nbytes(self) -> int:
+        """Bytes of device memory held."""
+        tensors = (getattr(self, entry.name) for entry in fields(self))
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
