@@ -256,12 +256,21 @@ class ClusterState:
 
     Attributes:
         calls: calls made with this state.
+        signature: shape, device and settings of those calls.
         heads: last clusters of each chunk of heads, by (batch item, first head).
     """
 
     calls: int = 0
     signature: tuple | None = None
     heads: dict[tuple[int, int], "KeptClusters"] = field(default_factory=dict)
+
+    def begin(self, shape: tuple, settings: Settings) -> None:
+        """Take the first call's shape and settings; raise ValueError when a later call has others."""
+        signature = (*shape, settings)
+        if self.signature is None:
+            self.signature = signature
+        elif self.signature != signature:
+            raise ValueError(f"this state belongs to calls of {self.signature}, not {signature}; use a new ClusterState")
 
     def nbytes(self) -> int:
         """Bytes of device memory held."""

@@ -1,0 +1,149 @@
+"""Exact blocks and compensated centroids in one softmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .chunks import row_slices
+from .types import Conditioning, Probe, QueryGroups, Routing, Settings, SortedKeys, Summaries
+
+
+@dataclass(frozen=True)
+class PartialSoftmax:
+    """Softmax of m query rows before the division, relative to ``exp(peaks)``.
+
+    Attributes:
+        peaks, denominators, compensated: ``[m]``; ``compensated`` is the part of the denominator that stands for
+            skipped blocks.
+        numerators: ``[m, D]``.
+    """
+
+    peaks: Tensor
+    numerators: Tensor
+    denominators: Tensor
+    compensated: Tensor
+
+
+@dataclass(frozen=True)
+class VisibleKeys:
+    """What one routing group attends to: its exact keys first, then the centroids of what it skips.
+
+    Attributes:
+        keys, values: ``[n, D]``.
+        log_weights: ``[n]``, zero for a token, the log size for a centroid.
+        exact: number of leading rows that are tokens.
+    """
+
+    keys: Tensor
+    values: Tensor
+    log_weights: Tensor
+    exact: int
+
+    def attend(self, queries: Tensor, scale: float) -> PartialSoftmax:
+        """Softmax numerators and denominators of ``queries`` ``[m, D]``."""
+        logits = torch.addmm(self.log_weights[None], queries, self.keys.T, alpha=scale)
+        peaks = logits.amax(-1)
+        weights = logits.sub_(peaks[:, None]).exp_()
+        return PartialSoftmax(peaks, weights @ self.values, weights.sum(-1), weights[:, self.exact :].sum(-1))
+
+
+def attend(
+    queries: Tensor,
+    groups: QueryGroups,
+    sorted_keys: SortedKeys,
+    conditioning: Conditioning,
+    summaries: Summaries,
+    probe: Probe,
+    routing: Routing,
+    settings: Settings,
+    scale: float,
+    output: Tensor,
+) -> None:
+    """Attention of the video queries; every row of ``output`` is written.
+
+    Args:
+        queries: ``[B, H, N, D]``, token order, any strides.
+        groups, sorted_keys, conditioning, summaries, probe, routing: results of the stages before.
+        settings: whether skipped blocks are compensated and corrected.
+        scale: factor of the logits.
+        output: ``[B, H, N, D]``, token order, any strides.
+    """
+    dtype = summaries.key_means.dtype
+    row_labels = sorted_keys.clusters.labels.gather(-1, sorted_keys.clusters.order)
+    group_ends = groups.probe.offsets[..., :: groups.split].tolist()
+    for b, h in torch.cartesian_prod(torch.arange(queries.shape[0]), torch.arange(queries.shape[1])).tolist():
+        for group, (start, stop) in enumerate(zip(group_ends[b][h], group_ends[b][h][1:])):
+            if start == stop:
+                continue
+            exact = routing.exact[b, h, group]
+            visible = _visible_keys(sorted_keys, conditioning, summaries, exact, row_labels[b, h], settings, (b, h))
+            tokens = groups.probe.order[b, h, start:stop]
+            probes = slice(group * groups.split, (group + 1) * groups.split)
+            correction = None
+            if settings.corrects:
+                seen = visible.attend(groups.probe.centroids[b, h, probes], scale)
+                correction = residual(seen, probe, (b, h, probes))
+            for rows in row_slices(stop - start, len(visible.keys), queries.device):
+                at = tokens[rows]
+                part = visible.attend(queries[b, h, at].to(dtype), scale)
+                numerators, denominators = part.numerators, part.denominators
+                if correction is not None:
+                    own = groups.probe.labels[b, h, at] - probes.start
+                    numerators = numerators + part.compensated[:, None] * correction[0][own]
+                    denominators = denominators + part.compensated * correction[1][own]
+                output[b, h, at] = (numerators / denominators[:, None]).to(output.dtype)
+
+
+def residual(seen: PartialSoftmax, probe: Probe, where: tuple[int, int, slice]) -> tuple[Tensor, Tensor]:
+    """What compensation misses at the probe centroids, per unit of compensated mass (design §1.1).
+
+    ``r = (A - A') / w`` and ``z = (Z - Z') / w``, with ``A, Z`` dense attention at the centroid and ``A', Z', w`` what
+    the sparse computation sees there. Zero where nothing was compensated. ``z`` is not negative (Jensen).
+
+    Args:
+        seen: the sparse computation at the probe centroids of one routing group.
+        probe: dense attention at the same centroids.
+        where: batch item, head and probe groups.
+
+    Returns:
+        ``r`` of shape ``[m, D]`` and ``z`` of shape ``[m]``.
+    """
+    peaks = torch.maximum(seen.peaks, probe.peaks[where])
+    seen_scale, dense_scale = (seen.peaks - peaks).exp(), (probe.peaks[where] - peaks).exp()
+    mass = seen.compensated * seen_scale
+    numerators = dense_scale[:, None] * probe.numerators[where] - seen_scale[:, None] * seen.numerators
+    denominators = (dense_scale * probe.denominators[where] - seen_scale * seen.denominators).clamp(min=0)
+    inverse = torch.where(mass > torch.finfo(mass.dtype).tiny, 1 / mass, 0)
+    return numerators * inverse[:, None], denominators * inverse
+
+
+def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Dense attention of the conditioning queries: ``[B, H, T, D]`` over ``[B, H, M, D]``."""
+    return F.scaled_dot_product_attention(queries, keys, values, scale=scale)
+
+
+def _visible_keys(
+    sorted_keys: SortedKeys,
+    conditioning: Conditioning,
+    summaries: Summaries,
+    exact: Tensor,
+    row_labels: Tensor,
+    settings: Settings,
+    where: tuple[int, int],
+) -> VisibleKeys:
+    rows = exact[row_labels].nonzero().squeeze(-1)
+    keys = [sorted_keys.keys[where][rows], conditioning.keys[where]]
+    values = [sorted_keys.values[where][rows], conditioning.values[where]]
+    tokens = len(rows) + conditioning.keys.shape[2]
+    log_weights = summaries.log_sizes.new_zeros(tokens)
+    if settings.compensates:
+        skipped = (summaries.log_sizes[where].isfinite() & ~exact).nonzero().squeeze(-1)
+        keys.append(summaries.key_means[where][skipped])
+        values.append(summaries.value_means[where][skipped])
+        log_weights = torch.cat((log_weights, summaries.log_sizes[where][skipped]))
+    dtype = summaries.key_means.dtype
+    return VisibleKeys(*(torch.cat([part.to(dtype) for part in parts]) for parts in (keys, values)), log_weights, tokens)

@@ -1,0 +1,22 @@
+"""Splitting work so that no temporary grows with the square of the sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+# Elements of one temporary: small enough to stay in a CPU's cache, large enough to fill a GPU.
+WORKSPACE_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
+
+
+def row_slices(rows: int, row_elements: int, device: torch.device) -> Iterator[slice]:
+    """Slices that cover ``rows`` rows, each of at most the workspace of the device, and at least one row."""
+    step = max(1, WORKSPACE_ELEMENTS[device.type] // max(1, row_elements))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of all arithmetic: float64 for float64 input, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,76 @@
+"""Which blocks are worth computing exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .types import Probe, QueryGroups, Routing, Settings
+
+
+def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settings) -> Routing:
+    """Rank the key clusters of every routing group and keep the best until the budget is spent.
+
+    The last block is kept when at least half of it fits, so that the budget is met on average. ``svg2`` keeps at
+    least the best block of every group, because nothing else would be left to attend to.
+
+    Args:
+        probe: what the probe centroids saw.
+        groups: the query groups that were probed.
+        key_sizes: int64 ``[B, H, C]``.
+        settings: method, budget and ranking.
+    """
+    masses = _sum_over_group(_shares(probe.masses), groups)
+    if settings.method == "svg2" or settings.probe_score == "mass":
+        priority = masses
+    else:
+        priority = _group_errors(probe, groups, settings) / key_sizes[:, :, None]
+    sizes = key_sizes[:, :, None].expand_as(priority)
+    tokens = key_sizes.sum(-1)[:, :, None]
+    budget = _budget(masses, sizes, tokens, settings)
+    exact = _best_within(priority, sizes, budget, at_least_one=not settings.compensates)
+    return Routing(exact, (sizes * exact).sum(-1) / tokens.to(probe.errors.dtype))
+
+
+def _group_errors(probe: Probe, groups: QueryGroups, settings: Settings) -> Tensor:
+    """Error of skipping each block, summed over the probe groups of a routing group."""
+    if settings.probe_score == "published":
+        peaks = probe.peaks.unflatten(-1, (-1, groups.split))
+        scale = (2 * (peaks - peaks.amax(-1, keepdim=True))).exp().flatten(-2)
+    else:
+        scale = probe.denominators**-2
+    return _sum_over_group(probe.errors * scale[..., None], groups)
+
+
+def _sum_over_group(per_probe: Tensor, groups: QueryGroups) -> Tensor:
+    """Sum ``[B, H, P, C]`` over the probe groups of each routing group, weighted by their sizes."""
+    weighted = per_probe * groups.probe.sizes[..., None]
+    return weighted.unflatten(2, (-1, groups.split)).sum(3)
+
+
+def _shares(masses: Tensor) -> Tensor:
+    """Masses over their sum; zero where conditioning leaves the video no mass that float can hold."""
+    return masses / masses.sum(-1, keepdim=True).clamp(min=torch.finfo(masses.dtype).tiny)
+
+
+def _budget(masses: Tensor, sizes: Tensor, tokens: Tensor, settings: Settings) -> Tensor:
+    """Keys that each routing group may compute exactly, float64 ``[B, H, G]``."""
+    if settings.budget == "density":
+        budget = torch.full_like(masses[..., 0], settings.density, dtype=torch.float64) * tokens
+    else:
+        shares, order = _shares(masses).sort(dim=-1, descending=True, stable=True)
+        before = shares.cumsum(-1) - shares
+        area = sizes.gather(-1, order) * (before < settings.top_p)
+        budget = area.sum(-1).double()
+    return budget.clamp(min=0).maximum(settings.min_share * tokens.double())
+
+
+def _best_within(priority: Tensor, sizes: Tensor, budget: Tensor, at_least_one: bool) -> Tensor:
+    """Bool ``[B, H, G, C]``: clusters by falling priority up to the budget; empty ones never."""
+    priority = torch.where(sizes > 0, priority, -torch.inf)
+    order = priority.argsort(dim=-1, descending=True, stable=True)
+    ordered = sizes.gather(-1, order)
+    fits = 2 * ordered.cumsum(-1) - ordered <= 2 * budget[..., None]
+    if at_least_one:
+        fits[..., 0] = True
+    return torch.zeros_like(fits).scatter_(-1, order, fits & (ordered > 0))

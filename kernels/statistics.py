@@ -1,0 +1,29 @@
+"""What a call did, from values that its stages computed anyway."""
+
+from __future__ import annotations
+
+import torch
+
+from .types import Probe, QueryGroups, Routing, Statistics
+
+
+def measure(routing: Routing, probe: Probe, groups: QueryGroups) -> Statistics:
+    """Density spent, and the relative error that the probe expects of the skipped blocks."""
+    routing_sizes, probe_sizes = groups.routing_sizes, groups.probe.sizes
+    density = (routing.shares * routing_sizes).sum(-1) / routing_sizes.sum(-1)
+    skipped = ~routing.exact.repeat_interleave(groups.split, dim=2)
+    error = (probe.errors * skipped).sum(-1) / probe.denominators.square()
+    norm = probe.numerators.square().sum(-1) / probe.denominators.square()
+    tiny = torch.finfo(norm.dtype).tiny
+    relative = (error * probe_sizes).sum(-1) / (norm * probe_sizes).sum(-1).clamp(min=tiny)
+    return Statistics(density.float(), routing.shares.float(), relative.sqrt().float())
+
+
+def join(parts: dict[tuple[int, int], Statistics], batch: int) -> Statistics:
+    """Statistics of all heads from those of the chunks, which are keyed by (batch item, first head)."""
+
+    def joined(name: str) -> torch.Tensor:
+        items = [[getattr(part, name) for (b, _), part in sorted(parts.items()) if b == item] for item in range(batch)]
+        return torch.cat([torch.cat(chunks, dim=1) for chunks in items])
+
+    return Statistics(*(joined(name) for name in ("density", "group_shares", "estimated_error")))

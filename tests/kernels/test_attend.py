@@ -1,0 +1,67 @@
+import pytest
+import torch
+from kernel_inputs import relative_error, stages
+from svg_ear.kernels import Settings, chunks, reference
+from svg_ear.kernels.attend import attend
+
+
+def attended(case, dtype=torch.float64):
+    output = torch.full(case.queries.shape, torch.nan, dtype=dtype)
+    attend(
+        case.queries, case.groups, case.sorted_keys, case.conditioning, case.summaries, case.probe, case.routing,
+        case.settings, case.scale, output,
+    )  # fmt: skip
+    return output
+
+
+def expected(case):
+    return reference.attend(
+        case.queries, case.groups, case.sorted_keys, case.conditioning, case.summaries, case.probe, case.routing,
+        case.settings, case.scale,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("extra", [0, 11])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(density=0.25),
+        Settings(density=0.25, residual=False),
+        Settings(density=0.0),
+        Settings(method="svg2", density=0.25),
+    ],
+)
+def test_matches_the_reference(settings, extra):
+    case = stages(settings, tokens=301, extra=extra, heads=3, dim=128)
+    assert relative_error(attended(case), expected(case)) < 1e-12
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 63, 64, 65, 113, 1023])
+def test_odd_lengths(tokens):
+    case = stages(tokens=tokens, routing_count=min(tokens, 5), key_count=min(tokens, 11))
+    assert relative_error(attended(case), expected(case)) < 1e-11
+
+
+def test_chunks_change_nothing(monkeypatch):
+    case = stages(tokens=301)
+    whole = attended(case)
+    monkeypatch.setitem(chunks.WORKSPACE_ELEMENTS, "cpu", 900)
+    torch.testing.assert_close(attended(case), whole)
+
+
+def test_the_residual_makes_every_probe_centroid_dense():
+    case = stages(Settings(density=0.2), tokens=400, extra=5)
+    labels = case.groups.probe.labels
+    case.queries = torch.take_along_dim(case.groups.probe.centroids, labels[..., None], dim=2)
+    logits = case.scale * case.queries @ case.k.transpose(-1, -2)
+    dense = logits.softmax(-1) @ case.v
+    assert relative_error(attended(case), dense) < 1e-12
+    case.settings = Settings(density=0.2, residual=False)
+    assert relative_error(attended(case), dense) > 1e-2
+
+
+def test_compensation_beats_dropping():
+    compensated = stages(Settings(density=0.2, residual=False), tokens=600)
+    dropped = stages(Settings(density=0.2, method="svg2"), tokens=600)
+    dense = (compensated.scale * compensated.q @ compensated.k.transpose(-1, -2)).softmax(-1) @ compensated.v
+    assert relative_error(attended(compensated), dense) < relative_error(attended(dropped), dense)

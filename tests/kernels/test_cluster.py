@@ -1,0 +1,95 @@
+import pytest
+import torch
+from kernel_inputs import clustered, relative_error
+from svg_ear.kernels import Settings, reference
+from svg_ear.kernels.cluster import cluster, cluster_counts, cluster_from_labels, group_queries
+
+
+def starts(tokens, count):
+    return tokens[:, :, torch.randperm(tokens.shape[2], generator=torch.Generator().manual_seed(1))[:count]].clone()
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 63, 65, 113, 1023])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_matches_the_reference(tokens, dtype):
+    _, keys, _ = clustered(tokens, batch=2, heads=3, dtype=dtype)
+    centroids = starts(keys.to(torch.promote_types(dtype, torch.float32)), min(tokens, 9))
+    found = cluster(keys, centroids.shape[2], 3, centroids)
+    expected = reference.cluster(keys.double(), 3, centroids.double())
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(found.order, expected.order)
+    assert relative_error(found.centroids, expected.centroids) < (1e-12 if dtype == torch.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("split", [1, 4])
+def test_query_groups_match_the_reference(split):
+    queries, _, _ = clustered(301, heads=3)
+    routing, probe = starts(queries, 6), starts(queries, 6 * split)
+    if split == 1:
+        probe = routing
+    found = group_queries(queries, 6, split, 2, routing, probe)
+    expected = reference.group_queries(queries, 2, routing, probe)
+    assert torch.equal(found.probe.labels, expected.probe.labels)
+    assert relative_error(found.probe.centroids, expected.probe.centroids) < 1e-12
+    assert relative_error(found.routing_centroids, expected.routing_centroids) < 1e-12
+
+
+def test_probe_groups_refine_routing_groups():
+    queries, _, _ = clustered(400)
+    groups = group_queries(queries, 7, 5, 3)
+    routing = cluster(queries, 7, 3)
+    assert torch.equal(groups.probe.labels // 5, routing.labels)
+    assert torch.equal(groups.routing_sizes, routing.sizes)
+
+
+def test_centroids_are_exact_means_and_order_is_sorted():
+    _, keys, _ = clustered(211)
+    found = cluster(keys, 13, 2)
+    for label in range(13):
+        members = keys[0, 1][found.labels[0, 1] == label]
+        assert found.sizes[0, 1, label] == len(members)
+        if len(members):
+            torch.testing.assert_close(found.centroids[0, 1, label], members.mean(0))
+    assert found.labels.gather(-1, found.order).diff(dim=-1).min() >= 0
+    assert torch.equal(found.offsets[..., -1], torch.full((1, 2), 211))
+
+
+def test_an_empty_cluster_keeps_its_centroid():
+    _, keys, _ = clustered(50, heads=1)
+    centroids = torch.cat((keys[:, :, :3], torch.full((1, 1, 1, keys.shape[-1]), 1e3, dtype=keys.dtype)), dim=2)
+    found = cluster(keys, 4, 2, centroids)
+    assert found.sizes[0, 0, 3] == 0
+    assert torch.equal(found.centroids[0, 0, 3], centroids[0, 0, 3])
+
+
+def test_a_common_offset_does_not_change_the_labels():
+    _, keys, _ = clustered(500, dtype=torch.float32)
+    offset = 30 * torch.randn(keys.shape[-1], generator=torch.Generator().manual_seed(3))
+    assert torch.equal(cluster(keys, 20, 4).labels, cluster(keys + offset, 20, 4).labels)
+
+
+def test_first_centroids_are_distinct_tokens():
+    _, keys, _ = clustered(97)
+    found = cluster(keys, 97, 1)
+    assert torch.equal(found.sizes, torch.ones_like(found.sizes))
+
+
+def test_reused_labels_give_fresh_means():
+    first, second, _ = clustered(90)
+    kept = cluster(first, 8, 2)
+    again = cluster_from_labels(second, kept.labels, kept.centroids)
+    assert torch.equal(again.labels, kept.labels)
+    torch.testing.assert_close(again.centroids[0, 0, 0], second[0, 0][kept.labels[0, 0] == 0].mean(0))
+
+
+def test_identical_tokens_share_one_cluster():
+    tokens = torch.ones(1, 1, 40, 64)
+    found = cluster(tokens, 5, 3)
+    assert found.sizes.max() == 40
+    assert found.centroids.isfinite().all()
+
+
+def test_counts_follow_the_token_count_and_are_clamped():
+    assert cluster_counts(75_600, Settings()) == (300, 8, 995)
+    assert cluster_counts(10, Settings(query_clusters=300, key_clusters=1000)) == (10, 1, 10)
+    assert cluster_counts(5_000, Settings(query_clusters=20, probe_clusters=1)) == (20, 1, 66)

@@ -1,0 +1,218 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from kernel_inputs import clustered, relative_error
+from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, reference, sparse_attention
+
+EVERYTHING = Settings(density=1.0)
+
+
+def dense(q, k, v, visible=None):
+    q, k, v = q.double(), k.double(), v.double()
+    if visible is not None:
+        k, v = k[:, :, visible], v[:, :, visible]
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_matches_the_reference(dtype, residual, dim):
+    settings = Settings(density=0.2, residual=residual, query_clusters=4, probe_clusters=12, key_clusters=15)
+    layout = SequenceLayout(range(20, 320), (range(0, 13), range(330, 341)))
+    q, k, v = clustered(345, heads=3, dim=dim, dtype=dtype)
+    state = ClusterState()
+    sparse_attention(q, k, v, settings, layouts=layout, state=state)
+    (kept,) = (state.heads[key] for key in state.heads)
+    starts = type(kept)(*(None if t is None else t.double() for t in (
+        kept.routing_centroids, kept.probe_centroids, kept.key_centroids, None, None)))  # fmt: skip
+    found = sparse_attention(q, k, v, settings, layouts=layout, state=state).output
+    expected = reference.sparse_attention(q.double(), k.double(), v.double(), settings, layout, dim**-0.5, starts)
+    plain = F.scaled_dot_product_attention(q, k, v)
+    rounding = relative_error(plain, dense(q, k, v))
+    assert found.dtype == dtype
+    assert relative_error(found, expected) < 2 * rounding + 1e-12
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 63, 64, 65, 113, 1023])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_everything_exact_is_dense(tokens, dtype):
+    q, k, v = clustered(tokens, batch=2, heads=3, dtype=dtype)
+    result = sparse_attention(q, k, v, EVERYTHING)
+    rounding = relative_error(F.scaled_dot_product_attention(q, k, v), dense(q, k, v))
+    assert relative_error(result.output, dense(q, k, v)) < 2 * rounding + 1e-7
+    assert (result.statistics.density == 1).all()
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1])
+def test_one_token_per_cluster_is_dense(density):
+    q, k, v = clustered(200)
+    found = sparse_attention(q, k, v, Settings(density=density, key_clusters=200)).output
+    assert relative_error(found, dense(q, k, v)) < 1e-12
+
+
+@pytest.mark.parametrize("density", [0.0, 0.3])
+def test_identical_tokens_in_every_cluster_are_dense(density):
+    q, k, v = clustered(20)
+    k, v = k.repeat(1, 1, 15, 1), v.repeat(1, 1, 15, 1)
+    q = q.repeat(1, 1, 15, 1) + 0.3 * torch.randn(k.shape, generator=torch.Generator().manual_seed(2)).double()
+    found = sparse_attention(q, k, v, Settings(density=density, key_clusters=20, kmeans_first=12)).output
+    assert relative_error(found, dense(q, k, v)) < 1e-12
+
+
+def test_more_clusters_than_tokens_are_clamped():
+    q, k, v = clustered(30)
+    settings = Settings(density=0.1, query_clusters=300, probe_clusters=900, key_clusters=1000)
+    assert relative_error(sparse_attention(q, k, v, settings).output, dense(q, k, v)) < 1e-12
+
+
+def test_a_constant_added_to_all_keys_changes_nothing():
+    q, k, v = clustered(500)
+    offset = 4 * torch.randn(k.shape[-1], generator=torch.Generator().manual_seed(1), dtype=k.dtype)
+    shifted = sparse_attention(q, k + offset, v).output
+    assert relative_error(shifted, sparse_attention(q, k, v).output) < 1e-9
+
+
+@pytest.mark.parametrize("heads_at_once", [1, 3])
+def test_a_head_alone_is_the_same_head_in_a_batch(heads_at_once):
+    q, k, v = clustered(400, batch=2, heads=3, dtype=torch.float32)
+    limit = 1 if heads_at_once == 1 else 1 << 40
+    together = sparse_attention(q, k, v, memory_limit=limit).output
+    alone = sparse_attention(q[1:, 2:], k[1:, 2:], v[1:, 2:]).output
+    torch.testing.assert_close(together[1:, 2:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_bitwise_repeatable():
+    q, k, v = clustered(700, dtype=torch.bfloat16)
+    assert torch.equal(sparse_attention(q, k, v).output, sparse_attention(q, k, v).output)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("residual", [True, False])
+def test_logits_of_sixty_stay_finite(dtype, residual):
+    q, k, v = clustered(600, spread=1.0)
+    q = q * (60 / (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).abs().max())
+    found = sparse_attention(q.to(dtype), k.to(dtype), v.to(dtype), Settings(residual=residual)).output
+    assert found.isfinite().all()
+    assert relative_error(found, dense(q, k, v)) < 1
+
+
+def test_strides_do_not_matter():
+    q, k, v = clustered(300, batch=2, heads=3, dtype=torch.float32)
+    packed = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in (q, k, v)]
+    assert torch.equal(sparse_attention(*packed).output, sparse_attention(q, k, v).output)
+
+
+def test_output_reshapes_without_a_copy():
+    q, k, v = clustered(100, batch=2, heads=3, dtype=torch.float32)
+    output = sparse_attention(q, k, v).output
+    assert output.transpose(1, 2).reshape(2, 100, -1).data_ptr() == output.data_ptr()
+
+
+class TestLayouts:
+    layout = SequenceLayout(range(20, 320), (range(0, 13), range(330, 341)))
+    visible = [*range(13), *range(20, 320), *range(330, 341)]
+
+    def test_conditioning_queries_are_dense(self):
+        q, k, v = clustered(345)
+        found = sparse_attention(q, k, v, layouts=self.layout).output
+        expected = dense(q, k, v, self.visible)
+        outside = [position for position in range(345) if position not in range(20, 320)]
+        assert relative_error(found[:, :, outside], expected[:, :, outside]) < 1e-12
+        assert found.isfinite().all()
+
+    def test_conditioning_keys_are_exact_at_any_budget(self):
+        q, k, v = clustered(345)
+        k[:, :, 20:320] -= 40 * q.mean(dim=2, keepdim=True) / q.mean(dim=2, keepdim=True).norm(dim=-1, keepdim=True)
+        found = sparse_attention(q, k, v, Settings(density=0.0, residual=False), layouts=self.layout).output
+        changed = v.clone()
+        changed[:, :, 5] += 1
+        shifted = sparse_attention(q, k, changed, Settings(density=0.0, residual=False), layouts=self.layout).output
+        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5)[..., self.visible].softmax(-1)
+        assert (shifted - found)[:, :, 20:320].mean() == pytest.approx(weights[:, :, 20:320, 5].mean().item(), rel=0.1)
+
+    def test_padding_is_seen_by_nobody(self):
+        q, k, v = clustered(345)
+        found = sparse_attention(q, k, v, layouts=self.layout).output
+        k[:, :, 13:20], v[:, :, 13:20] = 1e4, 1e4
+        again = sparse_attention(q, k, v, layouts=self.layout).output
+        assert torch.equal(found[:, :, 20:], again[:, :, 20:])
+
+    def test_batch_items_may_differ(self):
+        q, k, v = clustered(345, batch=2)
+        other = SequenceLayout(range(20, 320), (range(0, 6),))
+        both = sparse_attention(q, k, v, layouts=[self.layout, other]).output
+        for item, layout in enumerate((self.layout, other)):
+            alone = sparse_attention(q[item : item + 1], k[item : item + 1], v[item : item + 1], layouts=layout).output
+            torch.testing.assert_close(both[item : item + 1], alone)
+
+
+class TestState:
+    settings = Settings(density=0.2, query_clusters=4, key_clusters=15, kmeans_first=3, kmeans_next=1)
+
+    def test_the_second_call_starts_from_the_first(self):
+        q, k, v = clustered(400)
+        state = ClusterState()
+        sparse_attention(q, k, v, self.settings, state=state)
+        warm = sparse_attention(q, k, v, self.settings, state=state).output
+        four = Settings(**{**self.settings.__dict__, "kmeans_first": 4})
+        assert relative_error(warm, sparse_attention(q, k, v, four).output) < 1e-12
+
+    def test_labels_are_reused_between_reclusterings(self):
+        q, k, v = clustered(400)
+        other_q, other_k, other_v = clustered(400, seed=1)
+        reuse = Settings(**{**self.settings.__dict__, "recluster_every": 2})
+        state = ClusterState()
+        sparse_attention(q, k, v, reuse, state=state)
+        first = state.heads[0, 0].key_labels
+        sparse_attention(other_q, other_k, other_v, reuse, state=state)
+        assert torch.equal(state.heads[0, 0].key_labels, first)
+        sparse_attention(other_q, other_k, other_v, reuse, state=state)
+        assert not torch.equal(state.heads[0, 0].key_labels, first)
+        assert state.calls == 3
+
+    def test_labels_are_not_kept_without_need(self):
+        q, k, v = clustered(400)
+        state = ClusterState()
+        sparse_attention(q, k, v, self.settings, state=state)
+        assert state.heads[0, 0].key_labels is None
+        assert 0 < state.nbytes() < q.nbytes
+
+    def test_a_state_of_other_calls_is_refused(self):
+        q, k, v = clustered(400)
+        state = ClusterState()
+        sparse_attention(q, k, v, self.settings, state=state)
+        with pytest.raises(ValueError, match="use a new ClusterState"):
+            sparse_attention(q[:, :, :300], k[:, :, :300], v[:, :, :300], self.settings, state=state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q, k, v: (q[:, :, :5], k, v), "three equal"),
+        (lambda q, k, v: (q[0], k[0], v[0]), r"\[B, H, L, D\]"),
+        (lambda q, k, v: (q.float(), k, v), "one floating dtype on one device"),
+        (lambda q, k, v: (q.long(), k.long(), v.long()), "one floating dtype"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        sparse_attention(*change(*clustered(20)))
+
+
+def test_layouts_that_do_not_fit_are_refused():
+    q, k, v = clustered(20, batch=2)
+    with pytest.raises(ValueError, match="reaches position 30"):
+        sparse_attention(q, k, v, layouts=SequenceLayout(range(0, 30)))
+    with pytest.raises(ValueError, match="3 layouts for 2 batch items"):
+        sparse_attention(q, k, v, layouts=[SequenceLayout(range(20))] * 3)
+    with pytest.raises(ValueError, match="split the batch"):
+        sparse_attention(q, k, v, layouts=[SequenceLayout(range(20)), SequenceLayout(range(19))])
+
+
+def test_stages_are_timed_in_order():
+    timer = StageTimer()
+    sparse_attention(*clustered(300), layouts=SequenceLayout(range(10, 300), (range(10),)), timer=timer)
+    names = ["cluster", "permute", "summarize", "probe", "route", "attend", "conditioning"]
+    assert list(timer.seconds()) == names
+    assert all(seconds > 0 for seconds in timer.seconds().values())

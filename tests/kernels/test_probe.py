@@ -1,0 +1,81 @@
+import pytest
+import torch
+from kernel_inputs import relative_error, stages
+from svg_ear.kernels import chunks, reference
+from svg_ear.kernels.probe import probe_centroids, probe_tokens
+
+FIELDS = ("errors", "masses", "peaks", "numerators", "denominators")
+
+
+@pytest.mark.parametrize("extra", [0, 9])
+@pytest.mark.parametrize("tokens", [3, 64, 157])
+def test_matches_the_reference(tokens, extra):
+    case = stages(tokens=tokens, extra=extra, routing_count=1, key_count=3)
+    expected = reference.probe_tokens(
+        case.groups.probe.centroids, case.sorted_keys, case.conditioning, case.summaries, case.scale
+    )
+    for name in FIELDS:
+        assert relative_error(getattr(case.probe, name), getattr(expected, name)) < 1e-9, name
+
+
+def test_chunks_change_nothing(monkeypatch):
+    whole = stages(tokens=157)
+    monkeypatch.setitem(chunks.WORKSPACE_ELEMENTS, "cpu", 700)
+    pieces = stages(tokens=157)
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(whole.probe, name), getattr(pieces.probe, name))
+
+
+def test_numerators_over_denominators_are_dense_attention():
+    case = stages(tokens=120, extra=7)
+    logits = case.scale * case.groups.probe.centroids @ case.k.transpose(-1, -2)
+    expected = logits.softmax(-1) @ case.v
+    torch.testing.assert_close(case.probe.numerators / case.probe.denominators[..., None], expected)
+
+
+def test_one_token_per_cluster_has_no_error():
+    case = stages(tokens=40, key_count=40)
+    assert case.probe.errors.max() < 1e-20
+
+
+def test_compensated_mass_never_exceeds_the_true_mass():
+    case = stages(tokens=157)
+    true_mass = case.probe.denominators
+    assert (case.probe.masses.sum(-1) <= true_mass * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_logits_stay_finite(dtype):
+    case = stages(tokens=157, dtype=torch.float64)
+    factor = 60 / (case.scale * case.q @ case.k.transpose(-1, -2)).abs().max()
+    case.q = (case.q * factor).to(dtype)
+    case.k, case.v = case.k.to(dtype), case.v.to(dtype)
+    case.__post_init__()
+    for name in FIELDS:
+        assert getattr(case.probe, name).isfinite().all(), name
+
+
+def test_a_full_key_cluster_of_svg2_is_dropped_mass():
+    case = stages(tokens=90)
+    found = probe_centroids(case.groups.probe.centroids, case.conditioning, case.summaries, case.scale)
+    logits = case.scale * case.groups.probe.centroids @ case.summaries.key_means.transpose(-1, -2)
+    expected = (logits + case.summaries.log_sizes[:, :, None]).softmax(-1)
+    torch.testing.assert_close(found.masses / found.denominators[..., None], expected)
+    contribution = expected[..., None] * case.summaries.value_means[:, :, None]
+    torch.testing.assert_close(found.errors / found.denominators[..., None] ** 2, contribution.square().sum(-1))
+
+
+def test_errors_are_the_same_for_a_head_alone():
+    case = stages(tokens=157, heads=3)
+    alone = probe_tokens(
+        case.groups.probe.centroids[:, 1:2],
+        type(case.sorted_keys)(
+            case.sorted_keys.keys[:, 1:2],
+            case.sorted_keys.values[:, 1:2],
+            type(case.clusters)(*(getattr(case.clusters, name)[:, 1:2] for name in ("labels", "centroids", "sizes", "order"))),
+        ),
+        type(case.conditioning)(case.conditioning.keys[:, 1:2], case.conditioning.values[:, 1:2]),
+        type(case.summaries)(*(getattr(case.summaries, name)[:, 1:2] for name in case.summaries.__dataclass_fields__)),
+        case.scale,
+    )
+    torch.testing.assert_close(alone.errors, case.probe.errors[:, 1:2])

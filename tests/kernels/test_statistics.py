@@ -1,0 +1,46 @@
+import pytest
+import torch
+from kernel_inputs import clustered, relative_error, stages
+from svg_ear.kernels import Settings, sparse_attention
+from svg_ear.kernels.statistics import measure
+
+
+def test_density_counts_pairs():
+    case = stages(Settings(density=0.2), tokens=301)
+    found = measure(case.routing, case.probe, case.groups)
+    labels = case.groups.probe.labels // case.split
+    pairs = torch.take_along_dim(case.routing.exact, labels[..., None], dim=2) * case.clusters.sizes[:, :, None]
+    torch.testing.assert_close(found.density, (pairs.sum((-1, -2)) / 301**2).float())
+
+
+def test_estimated_error_is_measured_at_the_centroids():
+    case = stages(Settings(density=0.0, residual=False), tokens=301, split=1, routing_count=7, key_count=1)
+    found = measure(case.routing, case.probe, case.groups).estimated_error
+    rows = case.probe.errors.sum(-1) / case.probe.denominators**2
+    norms = (case.probe.numerators / case.probe.denominators[..., None]).square().sum(-1)
+    sizes = case.groups.probe.sizes
+    torch.testing.assert_close(found, ((rows * sizes).sum(-1) / (norms * sizes).sum(-1)).sqrt().float())
+
+
+def test_nothing_skipped_is_no_error():
+    statistics = sparse_attention(*clustered(300), Settings(density=1.0)).statistics
+    assert (statistics.estimated_error == 0).all()
+
+
+@pytest.mark.parametrize("method", ["svg-ear", "svg2"])
+def test_estimated_error_falls_with_density(method):
+    q, k, v = clustered(800)
+    errors = [
+        sparse_attention(q, k, v, Settings(method=method, density=density)).statistics.estimated_error.mean().item()
+        for density in (0.05, 0.2, 0.6)
+    ]
+    assert errors[0] > errors[1] > errors[2] > 0
+
+
+def test_shapes_cover_all_heads_and_chunks():
+    q, k, v = clustered(300, batch=2, heads=3)
+    whole = sparse_attention(q, k, v).statistics
+    pieces = sparse_attention(q, k, v, memory_limit=1).statistics
+    assert whole.density.shape == (2, 3) and whole.group_shares.shape[:2] == (2, 3)
+    for name in ("density", "group_shares", "estimated_error"):
+        assert relative_error(getattr(pieces, name), getattr(whole, name)) < 1e-6
