@@ -1,0 +1,257 @@
+"""Nodes that only the tests use: seeded inputs without encoders, faults on demand, and results that can be compared."""
+
+import gc
+import json
+import os
+import time
+
+import comfy.patcher_extension
+import folder_paths
+import numpy
+import torch
+from aiohttp import web
+from server import PromptServer
+
+evaluations = 0
+
+
+def _int(default=0, maximum=1 << 31):
+    return "INT", {"default": default, "min": 0, "max": maximum}
+
+
+class _VisionOutput:
+    """What the models read of a CLIP vision output."""
+
+    def __init__(self, hidden):
+        self.penultimate_hidden_states = hidden
+        self.last_hidden_state = hidden
+
+
+class Conditioning:
+    """Random text conditioning, with whatever else an architecture reads beside it.
+
+    ``masked`` adds an attention mask, in which ``padding`` of the last text tokens are off. ``image`` adds a latent image
+    and mask for image-to-video models, ``reference`` a reference latent and ``context`` a context latent.
+    """
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        sizes = ("pooled_channels", "vision_tokens", "vision_channels", "byt5_tokens", "padding")
+        return {
+            "required": {"seed": _int(), "tokens": _int(12), "channels": _int(4096)},
+            "optional": {
+                **{name: _int() for name in sizes},
+                "masked": ("BOOLEAN", {"default": False}),
+                **{name: ("LATENT",) for name in ("image", "reference", "context")},
+            },
+        }
+
+    def run(
+        self,
+        seed,
+        tokens,
+        channels,
+        pooled_channels=0,
+        vision_tokens=0,
+        vision_channels=0,
+        byt5_tokens=0,
+        padding=0,
+        masked=False,
+        image=None,
+        reference=None,
+        context=None,
+    ):
+        generator = torch.Generator().manual_seed(seed)
+        text = torch.randn(1, tokens, channels, generator=generator)
+        entries = {"pooled_output": None}
+        if pooled_channels:
+            entries["pooled_output"] = torch.randn(1, pooled_channels, generator=generator)
+        if vision_tokens:
+            entries["clip_vision_output"] = _VisionOutput(torch.randn(1, vision_tokens, vision_channels, generator=generator))
+        if byt5_tokens:
+            entries["conditioning_byt5small"] = torch.randn(1, byt5_tokens, 1472, generator=generator)
+        if masked or padding:
+            entries["attention_mask"] = torch.ones(1, tokens)
+            entries["attention_mask"][:, tokens - padding :] = 0
+        if image is not None:
+            entries["concat_latent_image"] = image["samples"]
+            entries["concat_mask"] = torch.ones_like(image["samples"][:, :1])
+            entries["concat_mask"][:, :, 0] = 0
+        if reference is not None:
+            entries["reference_latents"] = [reference["samples"]]
+        if context is not None:
+            entries["context_latents"] = [context["samples"]]
+        return ([[text, entries]],)
+
+
+class Latent:
+    """An empty latent of any shape, or a random one where ``noise`` is above 0; ``masked`` adds a random noise mask."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        shape = {"channels": _int(16), "frames": _int(5), "height": _int(24), "width": _int(32)}
+        return {
+            "required": shape,
+            "optional": {
+                "batch": _int(1),
+                "seed": _int(),
+                "noise": ("FLOAT", {"default": 0.0}),
+                "masked": ("BOOLEAN", {"default": False}),
+            },
+        }
+
+    def run(self, channels, frames, height, width, batch=1, seed=0, noise=0.0, masked=False):
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, channels, frames, height, width)
+        latent = {"samples": noise * torch.randn(shape, generator=generator) if noise else torch.zeros(shape)}
+        if masked:
+            latent["noise_mask"] = torch.rand((batch, 1, *shape[2:]), generator=generator)
+        return (latent,)
+
+
+class MidSampling:
+    """Counts the evaluations of the model; may raise at one of them, or slow each down so that an interrupt can land."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"model": ("MODEL",)},
+            "optional": {"fail_at": _int(), "delay_ms": _int(), "run": _int()},
+        }
+
+    def run(self, model, fail_at=0, delay_ms=0, run=0):
+        model = model.clone()
+
+        def wrapper(executor, *args, **kwargs):
+            global evaluations
+            evaluations += 1
+            time.sleep(delay_ms / 1000)
+            if evaluations == fail_at:
+                raise RuntimeError(f"planted failure at evaluation {fail_at}")
+            return executor(*args, **kwargs)
+
+        kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+        model.add_wrapper_with_key(kind, "svg-ear-tests", wrapper)
+        return (model,)
+
+
+class CountAttention:
+    """An attention override that counts calls and passes them on to the one that was there before it."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("MODEL",)
+    calls = 0
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}, "optional": {"run": _int()}}
+
+    def run(self, model, run=0):
+        model = model.clone()
+        options = model.model_options["transformer_options"]
+        previous = options.get("optimized_attention_override")
+
+        def override(func, *args, **kwargs):
+            CountAttention.calls += 1
+            return func(*args, **kwargs) if previous is None else previous(func, *args, **kwargs)
+
+        options["optimized_attention_override"] = override
+        return (model,)
+
+
+class ModelFacts:
+    """As JSON: the classes that ComfyUI chose for a model, and what hangs on it."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def run(self, model):
+        facts = {
+            "model_class": type(model.model.model_config).__name__,
+            "base_class": type(model.model).__name__,
+            "attachments": sorted(model.attachments),
+            "transformer_options": sorted(model.model_options.get("transformer_options", {})),
+        }
+        return {"ui": {"text": [json.dumps(facts)]}}
+
+
+class Save:
+    """Save a LATENT as .npy and hand its path back in the node's ``file``."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",), "name": ("STRING", {"default": "latent"})}}
+
+    def run(self, latent, name):
+        path = os.path.join(folder_paths.get_output_directory(), f"{name}.npy")
+        numpy.save(path, latent["samples"].float().cpu().numpy())
+        return {"ui": {"file": [path]}}
+
+
+class ShowText:
+    """Hand a STRING back to the test in the node's ``text``."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"text": ("STRING", {"forceInput": True})}}
+
+    def run(self, text):
+        return {"ui": {"text": [text]}}
+
+
+NODE_CLASS_MAPPINGS = {
+    f"SVGEARTest{node.__name__}": node for node in (Conditioning, Latent, MidSampling, CountAttention, ModelFacts, Save, ShowText)
+}
+
+
+@PromptServer.instance.routes.get("/svg-ear-tests/state")
+async def _state(request):
+    """Counters, and the memory that live tensors hold."""
+    gc.collect()
+    tensors = [item for item in gc.get_objects() if isinstance(item, torch.Tensor)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return web.json_response(
+        {
+            "evaluations": evaluations,
+            "attention_calls": CountAttention.calls,
+            "tensors": len(tensors),
+            "tensor_bytes": sum(storages.values()),
+        }
+    )
+
+
+@PromptServer.instance.routes.post("/svg-ear-tests/reset")
+async def _reset(request):
+    """Set the counters to 0."""
+    global evaluations
+    evaluations = CountAttention.calls = 0
+    return web.json_response({})
