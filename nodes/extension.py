@@ -1,0 +1,13 @@
+"""The nodes of the pack, as ComfyUI asks for them."""
+
+from comfy_api.latest import ComfyExtension
+
+from .attention import SVGEARAttention
+from .report import SVGEARReport
+
+
+class SVGEARExtension(ComfyExtension):
+    """The nodes of the pack."""
+
+    async def get_node_list(self):
+        return [SVGEARAttention, SVGEARReport]

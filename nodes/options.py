@@ -1,0 +1,82 @@
+"""What the user set on the SVG-EAR node, checked before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from ..kernels import Settings
+from .schedule import BlockSelection
+
+PRESETS = {
+    "quality": Settings(density=0.2),
+    "balanced": Settings(density=0.1),
+    "fast": Settings(density=0.05),
+    "few-step": Settings(density=0.2),
+}
+CUSTOM = "custom"
+AUTOMATIC = -1
+
+
+@dataclass(frozen=True)
+class Options:
+    """The widgets of the SVG-EAR node under their input ids, with their defaults.
+
+    Raises ValueError for a value outside its range; the message says what is accepted.
+    """
+
+    preset: str = "balanced"
+    density: float = 0.0
+    method: str = "svg-ear"
+    budget: str = "density"
+    top_p: float = 0.85
+    min_share: float = 0.0
+    query_clusters: int = 0
+    probe_clusters: int = 0
+    key_clusters: int = 0
+    kmeans_first: int = 6
+    kmeans_next: int = 2
+    recluster_every: int = 1
+    residual: bool = True
+    probe_score: str = "normalized"
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    dense_first_steps: int = AUTOMATIC
+    dense_last_steps: int = 0
+    dense_blocks: str = "0"
+    min_tokens: int = 4096
+    memory_limit_mb: int = 0
+    strict: bool = False
+    verbose: bool = False
+
+    def __post_init__(self):
+        if self.preset not in (*PRESETS, CUSTOM):
+            raise ValueError(f"preset is {self.preset!r}; choose one of {', '.join((*PRESETS, CUSTOM))}")
+        if self.preset == CUSTOM and self.budget == "density" and self.density == 0:
+            raise ValueError(
+                "density is 0, and the custom preset has no density of its own; "
+                "set density to the share of pairs to compute, such as 0.1, or set budget to top-p"
+            )
+        if not 0.0 <= self.start_percent <= self.end_percent <= 1.0:
+            raise ValueError(
+                f"start_percent is {self.start_percent} and end_percent is {self.end_percent}; "
+                "both must lie between 0 and 1, and start_percent must not be the larger one"
+            )
+        BlockSelection.parse(self.dense_blocks)
+        self.settings()
+
+    def settings(self) -> Settings:
+        """How attention is routed: the preset's settings, or with ``custom`` those of the widgets."""
+        if self.preset == CUSTOM:
+            return Settings(**{entry.name: getattr(self, entry.name) for entry in fields(Settings)})
+        preset = PRESETS[self.preset]
+        return preset if self.density == 0 else replace(preset, density=self.density)
+
+    def warm_up_steps(self, steps: int) -> int:
+        """Dense steps at the start of the denoising, for a sampler of ``steps`` steps."""
+        if self.dense_first_steps != AUTOMATIC:
+            return self.dense_first_steps
+        return 0 if self.preset == "few-step" else max(1, round(steps / 5))
+
+    def memory_limit(self) -> int | None:
+        """Bytes, or None where the kernels choose."""
+        return self.memory_limit_mb * 2**20 or None

@@ -1,0 +1,308 @@
+"""One attention call of a diffusion model: sparse where it can be, otherwise as it was."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..kernels import SequenceLayout
+from . import reasons
+from .options import Options
+from .reasons import Reason, StrictModeError
+from .record import Recorder, Run
+from .schedule import BlockSelection, Schedule
+from .sequence import Architecture, apply_mask, find_architecture, video_patches
+from .state import StateKey, StateStore
+from .summary import headline
+
+logger = logging.getLogger("svg_ear")
+
+OVERRIDE = "optimized_attention_override"
+EVALUATION = "svg_ear"
+HEAD_DIMS = (64, 128)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# Keywords that change nothing about the result, or that are handled.
+KNOWN_OPTIONS = {"transformer_options", "_inside_attn_wrapper", "scale", "enable_gqa", "low_precision_attention"}
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """The arguments of ComfyUI's attention functions; ``options`` are the keywords that are not common to all."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    heads: int
+    mask: Tensor | None
+    skip_reshape: bool
+    skip_output_reshape: bool
+    options: dict
+
+    @classmethod
+    def of(
+        cls, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **options
+    ):
+        """Read a call; softmax is computed in float32 whatever ``attn_precision`` says."""
+        return cls(q, k, v, heads, mask, skip_reshape, skip_output_reshape, options)
+
+    @property
+    def tokens(self) -> int:
+        return self.q.shape[-2]
+
+    @property
+    def head_dim(self) -> int:
+        return self.q.shape[-1] if self.skip_reshape else self.q.shape[-1] // self.heads
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Batch, heads, tokens, head dimension."""
+        return self.q.shape[0], self.heads, self.tokens, self.head_dim
+
+    def split_heads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v as ``[B, H, L, D]`` views."""
+        if self.skip_reshape:
+            return self.q, self.k, self.v
+        return tuple(t.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for t in (self.q, self.k, self.v))
+
+    def arrange(self, output: Tensor) -> Tensor:
+        """Output ``[B, H, L, D]`` in the layout that the caller expects."""
+        return output if self.skip_output_reshape else output.transpose(1, 2).flatten(2)
+
+    def dense_reason(self) -> Reason | None:
+        """What in the call itself keeps it dense."""
+        if self.options.get("low_precision_attention") is False:
+            return reasons.FULL_PRECISION
+        unknown = (value for name, value in self.options.items() if name not in KNOWN_OPTIONS)
+        if any(value is not None and value is not False for value in unknown):
+            return reasons.UNKNOWN_OPTION
+        if self.q.shape[-2] != self.k.shape[-2]:
+            return reasons.CROSS_ATTENTION
+        if self.options.get("enable_gqa") and self.q.shape != self.k.shape:
+            return reasons.GROUPED_QUERY
+        if not self.q.shape == self.k.shape == self.v.shape:
+            return reasons.CROSS_ATTENTION
+        return None
+
+    def unsupported_reason(self) -> Reason | None:
+        """What in the tensors the kernels do not support."""
+        if self.head_dim not in HEAD_DIMS:
+            return reasons.HEAD_DIM
+        if self.q.dtype not in DTYPES:
+            return reasons.DTYPE
+        unavailable = kernels.unavailable_reason(self.q.device)
+        return replace(reasons.DEVICE, sentence=f"{unavailable}.") if unavailable else None
+
+
+@dataclass
+class Evaluation:
+    """One evaluation of the diffusion model, from which its attention calls learn where they are.
+
+    Travels in ``transformer_options``; each evaluation has its own, so threads never share one.
+
+    Attributes:
+        model: the diffusion model.
+        architecture: None when its tokens are not understood.
+        video: patches of the latent, None when it is not a video.
+        step_reason: why the step stays dense.
+        branch, context_window: see :class:`StateKey`.
+        inner: the attention override below ours.
+    """
+
+    model: object
+    architecture: Architecture | None
+    video: int | None
+    step_reason: Reason | None
+    branch: tuple
+    context_window: tuple
+    inner: Callable | None
+    _ordinals: Counter = field(default_factory=Counter)
+    _layouts: dict = field(default_factory=dict)
+
+    def locate(self, transformer_options: dict) -> tuple[str | None, int | None, int]:
+        """Block type, block index and ordinal of a self-attention call; counts it."""
+        block = (transformer_options.get("block_type"), transformer_options.get("block_index"))
+        self._ordinals[block] += 1
+        return *block, self._ordinals[block] - 1
+
+    def layouts(self, tokens: int, mask: Tensor | None) -> list[SequenceLayout] | Reason:
+        """Which tokens are routed. A mask is read once: the layers of an evaluation share it."""
+        # The mask itself is kept, so that its id cannot be taken by another.
+        key = (tokens, id(mask))
+        if key not in self._layouts:
+            layout = self.architecture.layout(tokens, self.video)
+            known = layout if isinstance(layout, Reason) else apply_mask(layout, mask, tokens)
+            self._layouts[key] = (known, mask)
+        return self._layouts[key][0]
+
+
+class Patch:
+    """The SVG-EAR patch of a MODEL and the state of the run that uses it.
+
+    :meth:`apply_model` wraps each evaluation of the diffusion model and puts :attr:`override` on top of whatever
+    attention override is there by then, so a later node cannot replace it unnoticed; the override works only inside
+    such an evaluation. Nothing is written to the MODEL's own ``transformer_options``, so nothing can chain to itself.
+    """
+
+    def __init__(self, options: Options):
+        self.options = options
+        self.settings = options.settings()
+        self.dense_blocks = BlockSelection.parse(options.dense_blocks)
+        self.recorder = Recorder()
+        self.states = StateStore()
+        self.run = Run()
+        self._schedule: tuple[Tensor | None, Schedule] | None = None
+        # One function object for all calls: torch.compile would otherwise compile anew for each.
+        self.override = torch.compiler.disable(self._attention)
+
+    def outer_sample(self, executor, *args, **kwargs):
+        """Wrap a whole sampler run: record it."""
+        outer, self.run = self.run, Run()
+        result = None
+        try:
+            result = executor(*args, **kwargs)
+        finally:
+            record = self.run.finish(result)
+            self.run, self._schedule = outer, None
+            self.recorder.add(record)
+            logger.info(headline(record))
+        return result
+
+    def cleanup(self, *args, **kwargs):
+        """End of a run, also after an error: nothing stays on the device."""
+        self.run.state_bytes = max(self.run.state_bytes, self.states.nbytes())
+        self.states.clear()
+
+    def apply_model(self, executor, *args, **kwargs):
+        """Wrap one evaluation of the diffusion model: ``apply_model(x, t, ..., transformer_options, ...)``."""
+        args = list(args)
+        holder, place = (kwargs, "transformer_options") if "transformer_options" in kwargs else (args, 5)
+        transformer_options = dict(holder[place])
+        base_model = executor.class_obj
+        transformer_options[EVALUATION] = self._evaluation(base_model, args[0], transformer_options, kwargs)
+        transformer_options[OVERRIDE] = self.override
+        holder[place] = transformer_options
+        return executor(*args, **kwargs)
+
+    def _evaluation(self, base_model, x: Tensor, transformer_options: dict, conditions: dict) -> Evaluation:
+        model = base_model.diffusion_model
+        architecture = find_architecture(model)
+        # Packed audio-video latents come flat, with the shapes of their parts beside them, video first.
+        shapes = conditions.get("latent_shapes")
+        video = video_patches(tuple(shapes[0] if shapes else x.shape), model)
+
+        schedule = self._schedule_of(transformer_options.get("sample_sigmas"), base_model.model_sampling)
+        sigmas = transformer_options.get("sigmas")
+        step_reason = schedule.dense_reason(None if sigmas is None else float(sigmas.flatten()[0]))
+        self.run.architecture = architecture.name if architecture else None
+        self.run.steps = schedule.steps
+
+        inner = transformer_options.get(OVERRIDE)
+        window = transformer_options.get("context_window")
+        branch = tuple(transformer_options.get("cond_or_uncond", ())), tuple(transformer_options.get("uuids", ()))
+        return Evaluation(
+            model=model,
+            architecture=architecture,
+            video=video,
+            step_reason=step_reason,
+            branch=branch,
+            context_window=tuple(getattr(window, "index_list", ())),
+            inner=None if inner is self.override else inner,
+        )
+
+    def _schedule_of(self, sample_sigmas: Tensor | None, model_sampling) -> Schedule:
+        """The schedule of the sampler call that is running; reads the sigmas from their device when they are new."""
+        known = self._schedule
+        if known is None or known[0] is not sample_sigmas:
+            sigmas = None if sample_sigmas is None else sample_sigmas.tolist()
+            known = (sample_sigmas, Schedule(sigmas, model_sampling.percent_to_sigma, self.options))
+            self._schedule = known
+        return known[1]
+
+    def _attention(self, func, *args, **kwargs):
+        transformer_options = kwargs.get("transformer_options") or {}
+        evaluation: Evaluation | None = transformer_options.get(EVALUATION)
+        if evaluation is None:
+            return func(*args, **kwargs)
+
+        call = AttentionCall.of(*args, **kwargs)
+        found = self.dense_reason(call, evaluation, transformer_options)
+        if not isinstance(found, Reason):
+            found = self._sparse(call, found)
+        if not isinstance(found, Reason):
+            return found
+
+        self._report(found)
+        inner = evaluation.inner
+        return func(*args, **kwargs) if inner is None else inner(func, *args, **kwargs)
+
+    def dense_reason(
+        self, call: AttentionCall, evaluation: Evaluation, transformer_options: dict
+    ) -> Reason | StateKey:
+        """Why a call stays dense, or the key of its state when it can run sparse.
+
+        What the model or the input rules out comes before the schedule, so that strict mode complains at the first step.
+        """
+        reason = call.dense_reason()
+        if reason is not None:
+            return reason
+        architecture = evaluation.architecture
+        if architecture is None:
+            return reasons.UNKNOWN_ARCHITECTURE
+        if architecture.names_blocks and "block_type" not in transformer_options:
+            return reasons.TOKEN_REFINER
+        if call.tokens < self.options.min_tokens:
+            return reasons.SHORT_SEQUENCE
+        if evaluation.video is None:
+            return reasons.NOT_VIDEO
+        layouts = evaluation.layouts(call.tokens, call.mask)
+        if isinstance(layouts, Reason):
+            return layouts
+        block_type, block_index, ordinal = evaluation.locate(transformer_options)
+        reason = call.unsupported_reason() or evaluation.step_reason
+        if reason is not None:
+            return reason
+        layer = ordinal if block_index is None else block_index
+        if self.dense_blocks.selects(*architecture.layer(block_type, layer, evaluation.model)):
+            return reasons.DENSE_BLOCK
+        return StateKey(
+            device=call.q.device,
+            block_type=block_type,
+            block_index=block_index,
+            ordinal=ordinal,
+            branch=evaluation.branch,
+            context_window=evaluation.context_window,
+            shape=call.shape,
+            layouts=tuple(layouts),
+        )
+
+    def _sparse(self, call: AttentionCall, key: StateKey) -> Tensor | Reason:
+        """The output of a sparse call, or the reason when memory ran out."""
+        try:
+            result = kernels.sparse_attention(
+                *call.split_heads(),
+                self.settings,
+                layouts=key.layouts[0] if len(key.layouts) == 1 else list(key.layouts),
+                state=self.states.get(key),
+                scale=call.options.get("scale"),
+                memory_limit=self.options.memory_limit(),
+                timer=self.run.timer(call.q.device),
+            )
+        except torch.OutOfMemoryError:
+            self.states.drop(key)
+            return reasons.OUT_OF_MEMORY
+        self.run.count_sparse(result.statistics)
+        return call.arrange(result.output)
+
+    def _report(self, reason: Reason):
+        """Count a dense call, log its reason once a run, and refuse it in strict mode."""
+        if self.options.strict and not reason.by_design:
+            raise StrictModeError(reason)
+        if self.run.count_dense(reason):
+            level = logging.WARNING if not reason.by_design else logging.INFO if self.options.verbose else logging.DEBUG
+            logger.log(level, "dense attention: %s %s", reason, reason.remedy)

@@ -1,0 +1,119 @@
+"""Why an attention call stays dense: names for the report and the log, sentences and remedies for the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One way to be refused.
+
+    Attributes:
+        name: short and stable; the report, the log and the documentation use it.
+        sentence: what was found.
+        remedy: what the user can change, empty where nothing should be.
+        by_design: follows from the user's own settings or from what the method is for; strict mode lets it pass.
+    """
+
+    name: str
+    sentence: str
+    remedy: str = ""
+    by_design: bool = False
+
+    def __str__(self):
+        return f"{self.name}: {self.sentence}"
+
+
+class StrictModeError(RuntimeError):
+    """A refusal that the user did not ask for, in strict mode."""
+
+    def __init__(self, reason: Reason):
+        super().__init__(
+            f"SVG-EAR cannot run this attention call sparse ({reason}) {reason.remedy} "
+            "Switch strict off to let such calls run dense."
+        )
+        self.reason = reason
+
+
+CROSS_ATTENTION = Reason(
+    "cross-attention", "Queries and keys are different tokens, as in attention to the text.", by_design=True
+)
+TOKEN_REFINER = Reason(
+    "token-refiner", "Attention outside the video blocks, such as the refiner of the text tokens.", by_design=True
+)
+FULL_PRECISION = Reason(
+    "full-precision", "The model asks for full precision in this call, which sparse attention is not.", by_design=True
+)
+SHORT_SEQUENCE = Reason(
+    "short-sequence",
+    "The sequence is shorter than min_tokens, where dense attention is faster.",
+    "Lower min_tokens, or use a larger resolution or more frames.",
+    by_design=True,
+)
+WARM_UP_STEP = Reason(
+    "warm-up-step",
+    "One of the first steps, kept dense by dense_first_steps.",
+    "Lower dense_first_steps or use more steps; the few-step preset has no warm-up.",
+    by_design=True,
+)
+LAST_STEPS = Reason(
+    "last-steps", "One of the last steps, kept dense by dense_last_steps.", "Lower dense_last_steps.", by_design=True
+)
+OUTSIDE_WINDOW = Reason(
+    "outside-window",
+    "The step lies outside start_percent to end_percent.",
+    "Widen start_percent and end_percent.",
+    by_design=True,
+)
+DENSE_BLOCK = Reason("dense-block", "The layer is listed in dense_blocks.", "Shorten dense_blocks.", by_design=True)
+
+UNKNOWN_ARCHITECTURE = Reason(
+    "unknown-architecture",
+    "The model is not one whose tokens SVG-EAR understands.",
+    "Use a Wan, HunyuanVideo or LTX-Video model.",
+)
+NOT_VIDEO = Reason("not-video", "The model is not working on a video latent.", "Use a video model and a video latent.")
+UNKNOWN_TOKENS = Reason(
+    "unknown-tokens",
+    "The sequence does not fit the size of the video, so the video tokens in it cannot be told from the others.",
+    "Remove nodes that add tokens to the sequence or cut it (key frames, guides).",
+)
+UNKNOWN_STEP = Reason(
+    "unknown-step",
+    "The sampler does not tell a falling noise schedule, so the steps that should stay dense are not known.",
+    "Use a stock sampler, or set dense_first_steps and dense_last_steps to 0, start_percent to 0 and end_percent to 1.",
+)
+HEAD_DIM = Reason(
+    "head-dim", "The head dimension is neither 64 nor 128.", "Use a model with head dimension 64 or 128."
+)
+DTYPE = Reason("dtype", "The tensors are not float16, bfloat16 or float32.", "Choose another compute type for the model.")
+DEVICE = Reason("device", "The device cannot run SVG-EAR.", "Run on a CUDA or ROCm GPU, or on the CPU.")
+GROUPED_QUERY = Reason(
+    "grouped-query", "Several query heads share a key head, which is not supported.", "Bypass the node for this model."
+)
+UNKNOWN_OPTION = Reason(
+    "unknown-option",
+    "The attention call has an option whose meaning SVG-EAR does not know.",
+    "Update the pack, or bypass the node that adds the option.",
+)
+MASK_VARIES = Reason(
+    "mask-varies-over-queries",
+    "The attention mask differs between queries or between heads.",
+    "Remove the node that adds an attention mask.",
+)
+MASK_WEIGHTS = Reason(
+    "mask-weights-keys",
+    "The attention mask weights keys instead of showing or hiding them.",
+    "Remove the node that adds an attention mask.",
+)
+MASK_HIDES_VIDEO = Reason(
+    "mask-hides-video", "The attention mask hides video tokens.", "Remove the node that adds an attention mask."
+)
+OUT_OF_MEMORY = Reason(
+    "out-of-memory",
+    "The GPU had no memory left for this call.",
+    "Set memory_limit_mb, or use fewer frames or a lower resolution.",
+)
+
+REASONS = {reason.name: reason for reason in tuple(globals().values()) if isinstance(reason, Reason)}

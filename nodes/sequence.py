@@ -1,0 +1,110 @@
+"""Where the video and the conditioning tokens are in a sequence, per architecture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kernels import SequenceLayout
+from .reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS, Reason
+
+# Masks written as additive terms hide with minus infinity or the lowest number of their type.
+HIDDEN = -1e4
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a family of diffusion models lays out its sequence. Subclasses are recognised through their base class.
+
+    Attributes:
+        name: for the report.
+        model_class: class of the diffusion model.
+        block_lists: attributes that hold the transformer blocks, in the order they run.
+        names_blocks: whether ``transformer_options`` says which block is running.
+        video_tokens: ``all``: every token is routed, also reference and context latents around the video;
+            ``last``: the video ends the sequence, what is before it is conditioning; ``only``: nothing but the video.
+    """
+
+    name: str
+    model_class: str
+    block_lists: tuple[str, ...]
+    names_blocks: bool
+    video_tokens: str
+
+    def layout(self, tokens: int, video: int) -> SequenceLayout | Reason:
+        """Split a sequence of ``tokens`` tokens of a model that works on ``video`` patches."""
+        if tokens < video or (self.video_tokens == "only" and tokens != video):
+            return UNKNOWN_TOKENS
+        if self.video_tokens == "last":
+            start = tokens - video
+            return SequenceLayout(range(start, tokens), (range(start),) if start else ())
+        return SequenceLayout(range(tokens))
+
+    def layer(self, block_type: str | None, block_index: int, diffusion_model) -> tuple[int, int]:
+        """Number of a block over all block lists, and how many blocks there are."""
+        lengths = [len(getattr(diffusion_model, name)) for name in self.block_lists]
+        before = lengths[0] if block_type == "single" else 0
+        return before + block_index, sum(lengths)
+
+
+ARCHITECTURES = (
+    Architecture("Wan", "WanModel", ("blocks",), True, "all"),
+    Architecture("HunyuanVideo", "HunyuanVideo", ("double_blocks", "single_blocks"), True, "last"),
+    Architecture("LTX-Video", "LTXVModel", ("transformer_blocks",), False, "only"),
+)
+
+
+def find_architecture(diffusion_model) -> Architecture | None:
+    """The family that a diffusion model belongs to, or None when its tokens are not understood."""
+    ancestors = {ancestor.__name__ for ancestor in type(diffusion_model).__mro__}
+    return next((known for known in ARCHITECTURES if known.model_class in ancestors), None)
+
+
+def video_patches(shape: tuple[int, ...], diffusion_model) -> int | None:
+    """Tokens of a latent ``[B, C, T, H, W]`` after padding to whole patches, or None when it is not a video."""
+    patch = tuple(getattr(diffusion_model, "patch_size", None) or (1, 1, 1))
+    if len(shape) != 5 or len(patch) != 3:
+        return None
+    return math.prod(math.ceil(size / step) for size, step in zip(shape[2:], patch))
+
+
+def apply_mask(layout: SequenceLayout, mask: Tensor | None, tokens: int) -> list[SequenceLayout] | Reason:
+    """One layout per batch item of the mask (one in all without a mask): the visible keys as ranges.
+
+    The mask is boolean (true shows a key) or additive, of shape ``[Q, L]``, ``[B, Q, L]`` or ``[B, heads, Q, L]``, and
+    must hide the same keys from every query and head. Reads the mask from its device.
+    """
+    if mask is None:
+        return [layout]
+    if mask.ndim == 2:
+        mask = mask.unsqueeze(0)
+    if mask.ndim == 3:
+        mask = mask.unsqueeze(1)
+    if mask.shape[1] != 1 or mask.shape[2] != 1:
+        return MASK_VARIES
+    if mask.shape[3] != tokens:
+        return UNKNOWN_TOKENS
+
+    keys = mask[:, 0, 0].cpu()
+    if keys.dtype == torch.bool:
+        visible = keys
+    else:
+        visible = keys == 0
+        if not torch.all(visible | (keys <= HIDDEN)):
+            return MASK_WEIGHTS
+    if not visible[:, layout.video.start : layout.video.stop].all():
+        return MASK_HIDES_VIDEO
+    return [
+        SequenceLayout(layout.video, tuple(run for span in layout.conditioning for run in _runs(item, span)))
+        for item in visible
+    ]
+
+
+def _runs(visible: Tensor, span: range) -> list[range]:
+    """Maximal ranges of true positions inside ``span``."""
+    inside = visible[span.start : span.stop].int()
+    edges = torch.diff(inside, prepend=inside.new_zeros(1), append=inside.new_zeros(1)).nonzero().flatten() + span.start
+    return [range(start, stop) for start, stop in edges.view(-1, 2).tolist()]
