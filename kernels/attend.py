@@ -11,6 +11,11 @@ from torch import Tensor
 from .chunks import row_slices
 from .types import Conditioning, Probe, QueryGroups, Routing, Settings, SortedKeys, Summaries
 
+# A row that leaves far more to compensation than its centroid does is unlike it: beyond this many times the centroid's
+# share the correction stops growing. Without a bound, a centroid that compensates almost nothing is extrapolated
+# without limit (a relative error of 2.4 instead of 0.33 at logits of 60).
+RESIDUAL_REACH = 4.0
+
 
 @dataclass(frozen=True)
 class PartialSoftmax:
@@ -26,6 +31,32 @@ class PartialSoftmax:
     numerators: Tensor
     denominators: Tensor
     compensated: Tensor
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What compensation misses at the probe centroids of one routing group, per unit of compensated mass (design §1.1).
+
+    With ``A, Z`` dense attention at the centroid and ``A', Z', w`` what the sparse computation sees there,
+    ``r = (A - A') / w`` and ``z = (Z - Z') / w``; both zero where nothing was compensated. ``z`` is not negative (Jensen).
+
+    Attributes:
+        numerators: r, ``[m, D]``.
+        denominators: z, ``[m]``.
+        share: ``w / Z'``, ``[m]``: the part of its softmax that each centroid leaves to compensation.
+    """
+
+    numerators: Tensor
+    denominators: Tensor
+    share: Tensor
+
+    def correct(self, part: PartialSoftmax, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerators and denominators of ``part`` with the residual of each row's probe group ``own`` (``[n]``) added."""
+        mass = torch.minimum(part.compensated, RESIDUAL_REACH * self.share[own] * part.denominators)
+        return (
+            part.numerators + mass[:, None] * self.numerators[own],
+            part.denominators + mass * self.denominators[own],
+        )
 
 
 @dataclass(frozen=True)
@@ -93,24 +124,17 @@ def attend(
                 numerators, denominators = part.numerators, part.denominators
                 if correction is not None:
                     own = groups.probe.labels[b, h, at] - probes.start
-                    numerators = numerators + part.compensated[:, None] * correction[0][own]
-                    denominators = denominators + part.compensated * correction[1][own]
+                    numerators, denominators = correction.correct(part, own)
                 output[b, h, at] = (numerators / denominators[:, None]).to(output.dtype)
 
 
-def residual(seen: PartialSoftmax, probe: Probe, where: tuple[int, int, slice]) -> tuple[Tensor, Tensor]:
-    """What compensation misses at the probe centroids, per unit of compensated mass (design §1.1).
-
-    ``r = (A - A') / w`` and ``z = (Z - Z') / w``, with ``A, Z`` dense attention at the centroid and ``A', Z', w`` what
-    the sparse computation sees there. Zero where nothing was compensated. ``z`` is not negative (Jensen).
+def residual(seen: PartialSoftmax, probe: Probe, where: tuple[int, int, slice]) -> Residual:
+    """The residual from the sparse computation at the probe centroids and dense attention at the same ones.
 
     Args:
         seen: the sparse computation at the probe centroids of one routing group.
         probe: dense attention at the same centroids.
         where: batch item, head and probe groups.
-
-    Returns:
-        ``r`` of shape ``[m, D]`` and ``z`` of shape ``[m]``.
     """
     peaks = torch.maximum(seen.peaks, probe.peaks[where])
     seen_scale, dense_scale = (seen.peaks - peaks).exp(), (probe.peaks[where] - peaks).exp()
@@ -118,7 +142,7 @@ def residual(seen: PartialSoftmax, probe: Probe, where: tuple[int, int, slice]) 
     numerators = dense_scale[:, None] * probe.numerators[where] - seen_scale[:, None] * seen.numerators
     denominators = (dense_scale * probe.denominators[where] - seen_scale * seen.denominators).clamp(min=0)
     inverse = torch.where(mass > torch.finfo(mass.dtype).tiny, 1 / mass, 0)
-    return numerators * inverse[:, None], denominators * inverse
+    return Residual(numerators * inverse[:, None], denominators * inverse, seen.compensated / seen.denominators)
 
 
 def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:

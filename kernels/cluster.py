@@ -40,9 +40,7 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
         centroids: ``[B, H, count, D]`` to start from; None samples tokens.
     """
     if centroids is None:
-        centroids = tokens[:, :, _sampled_positions(tokens.shape[2], count, tokens.device)].to(
-            compute_dtype(tokens.dtype)
-        )
+        centroids = tokens[:, :, _sampled_positions(tokens.shape[2], count, tokens.device)].to(compute_dtype(tokens.dtype))
     for _ in range(iterations):
         clusters = cluster_from_labels(tokens, _nearest(tokens, centroids), centroids)
         centroids = clusters.centroids
@@ -95,7 +93,8 @@ def segment_sum(rows: Tensor, sizes: Tensor) -> Tensor:
 
 def gather_rows(tokens: Tensor, positions: Tensor) -> Tensor:
     """Rows of ``[B, H, N, D]`` at ``positions`` ``[B, H, M]`` as contiguous ``[B, H, M, D]``."""
-    return torch.take_along_dim(tokens, positions[..., None], dim=2)
+    # An expanded index, because take_along_dim would write out eight bytes for every element.
+    return tokens.gather(2, positions[..., None].expand(*positions.shape, tokens.shape[-1]))
 
 
 def _nearest(tokens: Tensor, centroids: Tensor, within: Tensor | None = None, split: int = 1) -> Tensor:

@@ -116,9 +116,7 @@ def _attend_heads(
     with timer.stage("route", device):
         routing = route(probe, groups, clusters.sizes, settings)
     with timer.stage("attend", device):
-        attend(
-            queries, groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale, output[:, :, video]
-        )
+        attend(queries, groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale, output[:, :, video])
     if len(layout.video) < q.shape[2]:
         with timer.stage("conditioning", device):
             _attend_conditioning(q, k, v, output, layout, scale)
@@ -144,15 +142,11 @@ def _cluster(
         probe = cluster_from_labels(queries, kept.probe_labels, kept.probe_centroids)
         groups = QueryGroups(probe, kept.routing_centroids, split)
         return groups, cluster_from_labels(keys, kept.key_labels, kept.key_centroids)
-    groups = group_queries(
-        queries, routing_count, split, settings.kmeans_next, kept.routing_centroids, kept.probe_centroids
-    )
+    groups = group_queries(queries, routing_count, split, settings.kmeans_next, kept.routing_centroids, kept.probe_centroids)
     return groups, cluster(keys, key_count, settings.kmeans_next, kept.key_centroids)
 
 
-def _attend_conditioning(
-    q: Tensor, k: Tensor, v: Tensor, output: Tensor, layout: SequenceLayout, scale: float
-) -> None:
+def _attend_conditioning(q: Tensor, k: Tensor, v: Tensor, output: Tensor, layout: SequenceLayout, scale: float) -> None:
     """Dense attention of the tokens around the video over all visible keys."""
     visible = sorted((layout.video, *layout.conditioning), key=lambda span: span.start)
     keys, values = _tokens(k, visible), _tokens(v, visible)

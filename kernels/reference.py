@@ -59,8 +59,7 @@ def permute(keys: Tensor, values: Tensor, clusters: Clusters) -> SortedKeys:
     batch, heads = keys.shape[:2]
     sort = [[clusters.order[b, h] for h in range(heads)] for b in range(batch)]
     keys, values = (
-        torch.stack([torch.stack([tensor[b, h, sort[b][h]] for h in range(heads)]) for b in range(batch)])
-        for tensor in (keys, values)
+        torch.stack([torch.stack([tensor[b, h, sort[b][h]] for h in range(heads)]) for b in range(batch)]) for tensor in (keys, values)
     )
     return SortedKeys(keys, values, clusters)
 
@@ -79,10 +78,8 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
     )
 
 
-def probe_tokens(
-    centroids: Tensor, sorted_keys: SortedKeys, conditioning: Conditioning, summaries: Summaries, scale: float
-) -> Probe:
-    """``E_pj = sum_t |exp(s q_p·k_t) v_t - exp(s q_p·k_j) v_j|^2`` and dense attention at every centroid."""
+def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Conditioning, summaries: Summaries, scale: float) -> Probe:
+    """``E_pj = sum_t |exp(s q_p.k_t) v_t - exp(s q_p.k_j) v_j|^2`` and dense attention at every centroid."""
     members = _members(sorted_keys.clusters).to(centroids.dtype)
     keys = torch.cat((sorted_keys.keys, conditioning.keys), dim=2)
     values = torch.cat((sorted_keys.values, conditioning.values), dim=2)
@@ -93,9 +90,7 @@ def probe_tokens(
     centroid_weights = centroid_weights.masked_fill(sorted_keys.clusters.sizes[:, :, None] == 0, 0)
     own_weights = centroid_weights @ members.transpose(-1, -2)
     video = weights[..., : sorted_keys.keys.shape[2]]
-    difference = video[..., None] * sorted_keys.values[:, :, None] - own_weights[..., None] * (
-        members @ summaries.value_means
-    ).unsqueeze(2)
+    difference = video[..., None] * sorted_keys.values[:, :, None] - own_weights[..., None] * (members @ summaries.value_means).unsqueeze(2)
     return Probe(
         errors=difference.square().sum(-1) @ members,
         masses=centroid_weights * sorted_keys.clusters.sizes[:, :, None],
@@ -179,6 +174,8 @@ def attend(
         inverse = torch.where(mass > 0, 1 / mass, 0)
         r = (dense_scale[..., None] * probe.numerators - seen) * inverse[..., None]
         z = (dense_scale * probe.denominators - seen_sum).clamp(min=0) * inverse
+        reach = 4 * (mass / seen_sum).gather(-1, owner) * denominators
+        compensated = torch.minimum(compensated, reach)
         numerators = numerators + compensated[..., None] * torch.take_along_dim(r, owner[..., None], dim=2)
         denominators = denominators + compensated * z.gather(-1, owner)
     return numerators / denominators[..., None]
@@ -207,9 +204,7 @@ def sparse_attention(
     summaries = summarize(sorted_keys)
     probe = probe_tokens(groups.probe.centroids, sorted_keys, conditioning, summaries, scale)
     routing = route(probe, groups, clusters.sizes, settings)
-    output[:, :, video] = attend(
-        q[:, :, video], groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale
-    )
+    output[:, :, video] = attend(q[:, :, video], groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale)
     return output
 
 

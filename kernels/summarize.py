@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .chunks import row_slices
-from .cluster import segment_sum
+from .cluster import gather_rows, segment_sum
 from .types import SortedKeys, Summaries
 
 
@@ -20,7 +20,7 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
     value_dots = torch.empty_like(value_norms)
     for rows in row_slices(values.shape[2], values.shape[0] * values.shape[1] * values.shape[3], values.device):
         chunk = values[:, :, rows].to(dtype)
-        means = torch.take_along_dim(value_means, row_labels[:, :, rows, None], dim=2)
+        means = gather_rows(value_means, row_labels[:, :, rows])
         value_norms[:, :, rows] = chunk.square().sum(-1)
         value_dots[:, :, rows] = (chunk * means).sum(-1)
     return Summaries(

@@ -198,7 +198,7 @@ class Probe:
 
     Attributes:
         errors: float ``[B, H, P, C]``, squared error of compensating key cluster j at probe centroid p.
-        masses: float ``[B, H, P, C]``, centroid attention mass ``n_j exp(s q·k_j)``.
+        masses: float ``[B, H, P, C]``, centroid attention mass ``n_j exp(s q.k_j)``.
         peaks: float ``[B, H, P]``, the largest logit.
         numerators, denominators: float ``[B, H, P, D]`` and ``[B, H, P]``, dense attention at the centroid.
     """

@@ -54,9 +54,7 @@ class Stages:
         self.clusters = cluster(self.keys, self.key_count, 3)
         self.sorted_keys = permute(self.keys, self.values, self.clusters)
         self.summaries = summarize(self.sorted_keys)
-        self.probe = probe_tokens(
-            self.groups.probe.centroids, self.sorted_keys, self.conditioning, self.summaries, self.scale
-        )
+        self.probe = probe_tokens(self.groups.probe.centroids, self.sorted_keys, self.conditioning, self.summaries, self.scale)
         self.routing = route(self.probe, self.groups, self.clusters.sizes, self.settings)
 
 

@@ -11,26 +11,27 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Peak bytes of storages created inside the block, and the largest number of elements of one tensor."""
+    """Peak bytes of storages created inside the block beyond ``inputs``, and the largest number of elements of one."""
 
-    def __init__(self):
+    def __init__(self, *inputs):
         super().__init__()
-        self.known, self.live, self.peak, self.largest = set(), 0, 0, 0
+        self.known = {tensor.untyped_storage()._cdata for tensor in inputs}
+        self.live = self.peak = self.largest = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
+                self._count(tensor.untyped_storage(), tensor.itemsize)
         return result
 
-    def _count(self, storage):
+    def _count(self, storage, itemsize):
         if storage._cdata in self.known or storage.nbytes() == 0:
             return
         key, size = storage._cdata, storage.nbytes()
         self.known.add(key)
         self.live += size
-        self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
+        self.peak, self.largest = max(self.peak, self.live), max(self.largest, size // itemsize)
         weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key, size):
@@ -43,7 +44,7 @@ class LiveMemory(TorchDispatchMode):
 def test_extra_memory_is_bounded_at_8192_tokens(dtype, heads):
     q, k, v = clustered(8192, heads=heads, dim=128, dtype=dtype)
     inputs = q.nbytes + k.nbytes + v.nbytes
-    with LiveMemory() as memory:
+    with LiveMemory(q, k, v) as memory:
         sparse_attention(q, k, v, Settings(density=0.1), state=ClusterState())
     assert memory.peak < 2 * inputs
     assert memory.largest < 8192 * 8192

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, reference, sparse_attention
+from svg_ear.kernels.attend import RESIDUAL_REACH
 
 EVERYTHING = Settings(density=1.0)
 
@@ -22,16 +23,20 @@ def test_matches_the_reference(dtype, residual, dim):
     layout = SequenceLayout(range(20, 320), (range(0, 13), range(330, 341)))
     q, k, v = clustered(345, heads=3, dim=dim, dtype=dtype)
     state = ClusterState()
-    sparse_attention(q, k, v, settings, layouts=layout, state=state)
-    (kept,) = (state.heads[key] for key in state.heads)
-    starts = type(kept)(*(None if t is None else t.double() for t in (
-        kept.routing_centroids, kept.probe_centroids, kept.key_centroids, None, None)))  # fmt: skip
-    found = sparse_attention(q, k, v, settings, layouts=layout, state=state).output
+    call = dict(layouts=layout, state=state, memory_limit=1 << 40)
+    sparse_attention(q, k, v, settings, **call)
+    kept = state.heads[0, 0]
+    centroids = (kept.routing_centroids, kept.probe_centroids, kept.key_centroids)
+    starts = type(kept)(*(tensor.double() for tensor in centroids), None, None)
+    found = sparse_attention(q, k, v, settings, **call).output
     expected = reference.sparse_attention(q.double(), k.double(), v.double(), settings, layout, dim**-0.5, starts)
     plain = F.scaled_dot_product_attention(q, k, v)
     rounding = relative_error(plain, dense(q, k, v))
     assert found.dtype == dtype
-    assert relative_error(found, expected) < 2 * rounding + 1e-12
+    # The residual is a difference of two sums, of which a row may take up to RESIDUAL_REACH times the centroid's
+    # share; in half precision the rounding of the output hides that.
+    sums = 1 + RESIDUAL_REACH if residual and dtype == torch.float32 else 1
+    assert relative_error(found, expected) < 2 * sums * rounding + 1e-12
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 63, 64, 65, 113, 1023])
