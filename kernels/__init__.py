@@ -3,11 +3,12 @@
 from .device import unavailable_reason
 from .pipeline import sparse_attention
 from .timing import StageTimer
-from .types import AttentionResult, ClusterState, SequenceLayout, Settings, Statistics
+from .types import AttentionResult, ClusterState, RoutedHeads, SequenceLayout, Settings, Statistics
 
 __all__ = [
     "AttentionResult",
     "ClusterState",
+    "RoutedHeads",
     "SequenceLayout",
     "Settings",
     "StageTimer",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from .types import (
     Conditioning,
     KeptClusters,
     QueryGroups,
+    RoutedHeads,
     SequenceLayout,
     Settings,
     Statistics,
@@ -40,6 +42,7 @@ def sparse_attention(
     scale: float | None = None,
     memory_limit: int | None = None,
     timer: StageTimer | None = None,
+    observe: Callable[[RoutedHeads], None] | None = None,
 ) -> AttentionResult:
     """Attention with the video part routed by SVG-EAR (arXiv 2603.08982) or SVG2 (arXiv 2505.18875).
 
@@ -56,6 +59,7 @@ def sparse_attention(
         memory_limit: bytes of working memory beyond the output that one chunk of heads should stay under (at least
             one head is processed at a time whatever it needs); None is half the size of q, k and v together.
         timer: adds up the time per stage.
+        observe: called with the routing of every chunk of heads, on the device, before it is forgotten.
 
     Returns:
         Output and statistics.
@@ -77,9 +81,12 @@ def sparse_attention(
         for head in range(0, heads, step):
             part = (slice(item, item + 1), slice(head, head + step))
             kept = state.heads.get((item, head))
-            statistics[item, head], state.heads[item, head] = _attend_heads(
-                q[part], k[part], v[part], output[part], layout, settings, kept, state, scale, timer
+            routed, state.heads[item, head] = _attend_heads(
+                q[part], k[part], v[part], output[part], layout, settings, kept, state.calls, scale, timer
             )
+            statistics[item, head] = measure(routed.routing, routed.probe, routed.groups)
+            if observe is not None:
+                observe(replace(routed, item=item, heads=range(head, min(heads, head + step))))
     state.calls += 1
     return AttentionResult(output, join(statistics, batch))
 
@@ -92,10 +99,10 @@ def _attend_heads(
     layout: SequenceLayout,
     settings: Settings,
     kept: KeptClusters | None,
-    state: ClusterState,
+    calls: int,
     scale: float,
     timer: StageTimer,
-) -> tuple[Statistics, KeptClusters]:
+) -> tuple[RoutedHeads, KeptClusters]:
     """All stages for a few heads of one batch item; writes ``output``, returns what the next step needs."""
     video = slice(layout.video.start, layout.video.stop)
     queries, keys, values = q[:, :, video], k[:, :, video], v[:, :, video]
@@ -103,7 +110,7 @@ def _attend_heads(
     device = q.device
 
     with timer.stage("cluster", device):
-        groups, clusters = _cluster(queries, keys, settings, kept, state)
+        groups, clusters = _cluster(queries, keys, settings, kept, calls)
     with timer.stage("permute", device):
         sorted_keys = permute(keys, values, clusters)
     with timer.stage("summarize", device):
@@ -122,7 +129,7 @@ def _attend_heads(
             _attend_conditioning(q, k, v, output, layout, scale)
 
     keep_labels = settings.recluster_every > 1
-    return measure(routing, probe, groups), KeptClusters(
+    return RoutedHeads(0, range(q.shape[1]), groups, clusters, probe, routing), KeptClusters(
         routing_centroids=groups.routing_centroids,
         probe_centroids=groups.probe.centroids,
         key_centroids=clusters.centroids,
@@ -131,14 +138,12 @@ def _attend_heads(
     )
 
 
-def _cluster(
-    queries: Tensor, keys: Tensor, settings: Settings, kept: KeptClusters | None, state: ClusterState
-) -> tuple[QueryGroups, Clusters]:
+def _cluster(queries: Tensor, keys: Tensor, settings: Settings, kept: KeptClusters | None, calls: int) -> tuple[QueryGroups, Clusters]:
     routing_count, split, key_count = cluster_counts(queries.shape[2], settings)
     if kept is None:
         groups = group_queries(queries, routing_count, split, settings.kmeans_first)
         return groups, cluster(keys, key_count, settings.kmeans_first)
-    if state.calls % settings.recluster_every:
+    if calls % settings.recluster_every:
         probe = cluster_from_labels(queries, kept.probe_labels, kept.probe_centroids)
         groups = QueryGroups(probe, kept.routing_centroids, split)
         return groups, cluster_from_labels(keys, kept.key_labels, kept.key_centroids)

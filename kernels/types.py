@@ -241,6 +241,30 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class RoutedHeads:
+    """How a few heads of one batch item were routed, for those who want to look: see ``observe`` of ``sparse_attention``.
+
+    Attributes:
+        item: the batch item.
+        heads: its heads, as a range.
+        groups, key_clusters, probe, routing: results of the stages, of shape ``[1, len(heads), ...]``.
+    """
+
+    item: int
+    heads: range
+    groups: QueryGroups
+    key_clusters: Clusters
+    probe: Probe
+    routing: Routing
+
+    def key_shares(self) -> Tensor:
+        """Float32 ``[len(heads), N]``: the share of the video queries that see each token's key exactly."""
+        sizes = self.groups.routing_sizes[0, :, :, None]
+        by_cluster = (self.routing.exact[0] * sizes).sum(1) / sizes.sum(1)
+        return by_cluster.gather(-1, self.key_clusters.labels[0]).float()
+
+
+@dataclass(frozen=True)
 class AttentionResult:
     """Output ``[B, H, L, D]`` in the input dtype (a view of contiguous ``[B, L, H, D]`` memory) and the statistics."""
 

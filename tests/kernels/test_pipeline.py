@@ -221,3 +221,14 @@ def test_stages_are_timed_in_order():
     names = ["cluster", "permute", "summarize", "probe", "route", "attend", "conditioning"]
     assert list(timer.seconds()) == names
     assert all(seconds > 0 for seconds in timer.seconds().values())
+
+
+@pytest.mark.parametrize("memory_limit", [1, 1 << 40])
+def test_observers_see_every_head_once(memory_limit):
+    q, k, v = clustered(300, batch=2, heads=3)
+    seen = []
+    result = sparse_attention(q, k, v, memory_limit=memory_limit, observe=seen.append)
+    assert [(routed.item, head) for routed in seen for head in routed.heads] == [(b, h) for b in range(2) for h in range(3)]
+    for routed in seen:
+        density = result.statistics.density[routed.item, routed.heads.start : routed.heads.stop]
+        torch.testing.assert_close(routed.key_shares().mean(-1), density)
