@@ -1,0 +1,379 @@
+"""Write the sample workflows into workflows/, laid out in columns: python scripts/build_workflows.py
+
+Written here once: what must agree between them, such as the widgets of our node and the folders of the models.
+tests/test_workflows.py compares both with a real ComfyUI.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MARGIN, GAP, TITLE = 25, 40, 30
+WAN_21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+WAN_22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
+HUNYUAN = "https://huggingface.co/Comfy-Org/HunyuanVideo_repackaged/resolve/main/split_files"
+HUNYUAN_15 = "https://huggingface.co/Comfy-Org/HunyuanVideo_1.5_repackaged/resolve/main/split_files"
+
+# type: (sockets, outputs), each as "name:TYPE"
+NODES = {
+    "UNETLoader": ("", "MODEL:MODEL"),
+    "CLIPLoader": ("", "CLIP:CLIP"),
+    "DualCLIPLoader": ("", "CLIP:CLIP"),
+    "CLIPVisionLoader": ("", "CLIP_VISION:CLIP_VISION"),
+    "VAELoader": ("", "VAE:VAE"),
+    "LoadImage": ("", "IMAGE:IMAGE MASK:MASK"),
+    "CLIPVisionEncode": ("clip_vision:CLIP_VISION image:IMAGE", "CLIP_VISION_OUTPUT:CLIP_VISION_OUTPUT"),
+    "CLIPTextEncode": ("clip:CLIP", "CONDITIONING:CONDITIONING"),
+    "FluxGuidance": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
+    "ConditioningZeroOut": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
+    "ModelSamplingSD3": ("model:MODEL", "MODEL:MODEL"),
+    "SVGEARAttention": ("model:MODEL", "MODEL:MODEL"),
+    "SVGEARReport": ("model:MODEL latent:LATENT", "STRING:STRING"),
+    "EmptyHunyuanLatentVideo": ("", "LATENT:LATENT"),
+    "EmptyHunyuanVideo15Latent": ("", "LATENT:LATENT"),
+    "Wan22ImageToVideoLatent": ("vae:VAE start_image:IMAGE", "LATENT:LATENT"),
+    "WanImageToVideo": (
+        "positive:CONDITIONING negative:CONDITIONING vae:VAE clip_vision_output:CLIP_VISION_OUTPUT start_image:IMAGE",
+        "positive:CONDITIONING negative:CONDITIONING latent:LATENT",
+    ),
+    "KSampler": (
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT",
+        "LATENT:LATENT",
+    ),
+    "KSamplerAdvanced": (
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT",
+        "LATENT:LATENT",
+    ),
+    "VAEDecode": ("samples:LATENT vae:VAE", "IMAGE:IMAGE"),
+    "VAEDecodeTiled": ("samples:LATENT vae:VAE", "IMAGE:IMAGE"),
+    "CreateVideo": ("images:IMAGE audio:AUDIO", "VIDEO:VIDEO"),
+    "SaveVideo": ("video:VIDEO", ""),
+    "Note": ("", ""),
+}
+# the widgets of SVGEARAttention in their order, with their defaults
+ATTENTION = {
+    "preset": "balanced",
+    "density": 0.0,
+    "method": "svg-ear",
+    "budget": "density",
+    "top_p": 0.85,
+    "min_share": 0.0,
+    "query_clusters": 0,
+    "probe_clusters": 0,
+    "key_clusters": 0,
+    "kmeans_first": 6,
+    "kmeans_next": 2,
+    "recluster_every": 1,
+    "residual": True,
+    "probe_score": "normalized",
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "dense_first_steps": -1,
+    "dense_last_steps": 0,
+    "dense_blocks": "0",
+    "min_tokens": 4096,
+    "memory_limit_mb": 0,
+    "strict": False,
+    "verbose": False,
+}
+HEIGHTS = {"CLIPTextEncode": 160, "Note": 330, "LoadImage": 330, "SVGEARReport": 300, "SaveVideo": 380, "CreateVideo": 150}
+
+
+@dataclass
+class Workflow:
+    """A workflow that grows column by column; ``save`` writes it in the format that the interface opens."""
+
+    title: str
+    nodes: list[dict] = field(default_factory=list)
+    links: list[list] = field(default_factory=list)
+    groups: list[dict] = field(default_factory=list)
+    right: float = 0
+    column: tuple = ()
+
+    def start(self, title: str, width: int, color: str = "#3f789e") -> None:
+        """Begin a group to the right of the last one; nodes added next are stacked in it."""
+        self._close()
+        self.column = (title, width, color, len(self.nodes))
+        self.bottom = TITLE + MARGIN
+
+    def add(self, kind: str, values: list = (), title: str | None = None, models: list[str] = (), **inputs) -> dict:
+        """Add a node below the last one of its group. ``inputs`` are outputs of other nodes as (node, name).
+
+        ``models`` are addresses of the files that the node loads, which the interface offers for download.
+        """
+        sockets, outputs = ([dict(zip(("name", "type"), entry.split(":"))) for entry in side.split()] for side in NODES[kind])
+        height = HEIGHTS.get(kind, 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 24)
+        node = {
+            "id": len(self.nodes) + 1,
+            "type": kind,
+            "pos": [self.right + MARGIN, self.bottom + TITLE],
+            "size": [self.column[1] - 2 * MARGIN, height],
+            "flags": {},
+            "order": len(self.nodes),
+            "mode": 0,
+            "inputs": [socket | {"link": None} for socket in sockets],
+            "outputs": [socket | {"links": []} for socket in outputs],
+            "properties": {"Node name for S&R": kind},
+            "widgets_values": list(values),
+        }
+        if title:
+            node["title"] = title
+        if models:
+            folders = [address.split("/split_files/")[1].split("/") for address in models]
+            node["properties"]["models"] = [
+                {"name": name, "url": address, "directory": folder} for address, (folder, name) in zip(models, folders)
+            ]
+        self.bottom += TITLE + height + MARGIN
+        self.nodes.append(node)
+        for name, (source, output) in inputs.items():
+            self._link(source, output, node, name)
+        return node
+
+    def save(self) -> None:
+        """Write the file."""
+        self._close()
+        content = {
+            "id": f"svg-ear-{self.title}",
+            "revision": 0,
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": self.groups,
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+        path = ROOT / "workflows" / f"{self.title}.json"
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+    def _link(self, source: dict, output: str, target: dict, name: str) -> None:
+        source_slot = [slot["name"] for slot in source["outputs"]].index(output)
+        target_slot = [slot["name"] for slot in target["inputs"]].index(name)
+        kind = source["outputs"][source_slot]["type"]
+        assert kind == target["inputs"][target_slot]["type"], f"{source['type']} {output} into {target['type']} {name}"
+        link = len(self.links) + 1
+        self.links.append([link, source["id"], source_slot, target["id"], target_slot, kind])
+        source["outputs"][source_slot]["links"].append(link)
+        target["inputs"][target_slot]["link"] = link
+
+    def _close(self) -> None:
+        if not self.column:
+            return
+        title, width, color, _ = self.column
+        bounds = [self.right, 0, width, self.bottom]
+        self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": bounds, "color": color, "font_size": 24, "flags": {}})
+        self.right += width + GAP
+        self.column = ()
+
+
+def attention(workflow: Workflow, model: tuple) -> dict:
+    """Add our node with its defaults."""
+    return workflow.add("SVGEARAttention", list(ATTENTION.values()), model=model)
+
+
+def loaders(workflow: Workflow, diffusion: dict[str, str], text: tuple[str, ...], clip: list, vae: str, vision: str = "") -> dict:
+    """The first group: loaders with their files, and a note that says where the files go."""
+    workflow.start("1. Models", 520)
+    every = [*diffusion.values(), *text, vae, *([vision] if vision else [])]
+    tree = "".join(f"models/{address.split('/split_files/')[1]}\n" for address in every)
+    advice = (
+        "Files and where they go (in the ComfyUI folder):\n\n"
+        f"{tree}\n"
+        "Every loader knows where its file can be had: the interface offers to download missing ones.\n\n"
+        "To compare with dense attention, bypass the SVG-EAR node (Ctrl+B) and run again with the same seed. "
+        "The report tells what ran sparse and what did not, and why."
+    )
+    workflow.add("Note", [advice], "Read me")
+    added = {}
+    for name, address in diffusion.items():
+        title = f"Load Diffusion Model ({name})" if len(diffusion) > 1 else None
+        added[name] = workflow.add("UNETLoader", [_file(address), "default"], title, models=[address])
+    kind = "CLIPLoader" if len(text) == 1 else "DualCLIPLoader"
+    added["clip"] = workflow.add(kind, [*map(_file, text), *clip], models=list(text))
+    added["vae"] = workflow.add("VAELoader", [_file(vae)], models=[vae])
+    if vision:
+        added["vision"] = workflow.add("CLIPVisionLoader", [_file(vision)], models=[vision])
+    return added
+
+
+def prompts(workflow: Workflow, clip: dict, positive: str, negative: str | None) -> list[tuple]:
+    """The prompt nodes; without a negative one only the positive is returned."""
+    texts = {"Positive prompt": positive} | ({} if negative is None else {"Negative prompt": negative})
+    return [(workflow.add("CLIPTextEncode", [text], title, clip=(clip, "CLIP")), "CONDITIONING") for title, text in texts.items()]
+
+
+def output(workflow: Workflow, latent: tuple, vae: dict, rate: int, tiled: bool, reports: list[tuple[tuple, tuple]]) -> None:
+    """The last groups: decode and save, and a report for each sampler run."""
+    workflow.start("5. Video", 480)
+    decode = ("VAEDecodeTiled", [256, 64, 64, 8]) if tiled else ("VAEDecode", [])
+    images = workflow.add(*decode, samples=latent, vae=(vae, "VAE"))
+    video = workflow.add("CreateVideo", [rate], images=(images, "IMAGE"))
+    workflow.add("SaveVideo", [f"video/{workflow.title}", "auto", "auto"], video=(video, "VIDEO"))
+    workflow.start("6. What SVG-EAR did", 480, "#3f8f5a")
+    for number, (model, sampled) in enumerate(reports, 1):
+        title = f"SVG-EAR Report (sampler {number})" if len(reports) > 1 else None
+        workflow.add("SVGEARReport", [], title, model=model, latent=sampled)
+
+
+def wan22_14b_t2v() -> None:
+    workflow = Workflow("wan22_14b_t2v")
+    experts = {noise: f"{WAN_22}/diffusion_models/wan2.2_t2v_{noise}_noise_14B_fp8_scaled.safetensors" for noise in ("high", "low")}
+    files = loaders(workflow, experts, (WAN_TEXT,), ["wan", "default"], f"{WAN_22}/vae/wan_2.1_vae.safetensors")
+    models = []
+    for noise in experts:
+        workflow.start(f"2. SVG-EAR, {noise} noise", 400, "#3f8f5a")
+        shifted = workflow.add("ModelSamplingSD3", [5.0], model=(files[noise], "MODEL"))
+        models.append((attention(workflow, (shifted, "MODEL")), "MODEL"))
+    workflow.start("3. Prompt and size", 460)
+    positive, negative = prompts(workflow, files["clip"], PROMPT, NEGATIVE)
+    size = workflow.add("EmptyHunyuanLatentVideo", [1280, 720, 81, 1])
+    workflow.start("4. Sampling", 380)
+    conditions = {"positive": positive, "negative": negative}
+    first = workflow.add(
+        "KSamplerAdvanced",
+        ["enable", 42, "fixed", 20, 3.5, "euler", "simple", 0, 10, "enable"],
+        "KSampler (high noise)",
+        model=models[0],
+        latent_image=(size, "LATENT"),
+        **conditions,
+    )
+    second = workflow.add(
+        "KSamplerAdvanced",
+        ["disable", 0, "fixed", 20, 3.5, "euler", "simple", 10, 10000, "disable"],
+        "KSampler (low noise)",
+        model=models[1],
+        latent_image=(first, "LATENT"),
+        **conditions,
+    )
+    reports = [(models[0], (first, "LATENT")), (models[1], (second, "LATENT"))]
+    output(workflow, (second, "LATENT"), files["vae"], 16, False, reports)
+    workflow.save()
+
+
+def wan21_14b_i2v() -> None:
+    workflow = Workflow("wan21_14b_i2v")
+    files = loaders(
+        workflow,
+        {"model": f"{WAN_21}/diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors"},
+        (WAN_TEXT,),
+        ["wan", "default"],
+        f"{WAN_21}/vae/wan_2.1_vae.safetensors",
+        f"{WAN_21}/clip_vision/clip_vision_h.safetensors",
+    )
+    model = _one_model(workflow, files, 8.0)
+    workflow.start("3. Prompt, image and size", 460)
+    positive, negative = prompts(workflow, files["clip"], MOTION_PROMPT, NEGATIVE)
+    image = workflow.add("LoadImage", ["example.png", "image"])
+    seen = workflow.add("CLIPVisionEncode", ["none"], clip_vision=(files["vision"], "CLIP_VISION"), image=(image, "IMAGE"))
+    start = workflow.add(
+        "WanImageToVideo",
+        [832, 480, 81, 1],
+        positive=positive,
+        negative=negative,
+        vae=(files["vae"], "VAE"),
+        clip_vision_output=(seen, "CLIP_VISION_OUTPUT"),
+        start_image=(image, "IMAGE"),
+    )
+    conditions = {name: (start, name) for name in ("positive", "negative")}
+    sampled = _one_sampler(workflow, model, (start, "latent"), [42, "fixed", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
+    output(workflow, sampled, files["vae"], 16, False, [(model, sampled)])
+    workflow.save()
+
+
+def wan22_5b_ti2v() -> None:
+    workflow = Workflow("wan22_5b_ti2v")
+    files = loaders(
+        workflow,
+        {"model": f"{WAN_22}/diffusion_models/wan2.2_ti2v_5B_fp16.safetensors"},
+        (WAN_TEXT,),
+        ["wan", "default"],
+        f"{WAN_22}/vae/wan2.2_vae.safetensors",
+    )
+    model = _one_model(workflow, files, 8.0)
+    workflow.start("3. Prompt and size (connect an image to start_image for I2V)", 460)
+    positive, negative = prompts(workflow, files["clip"], PROMPT, NEGATIVE)
+    size = workflow.add("Wan22ImageToVideoLatent", [1280, 704, 121, 1], vae=(files["vae"], "VAE"))
+    conditions = {"positive": positive, "negative": negative}
+    sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "fixed", 20, 5.0, "uni_pc", "simple", 1.0], conditions)
+    output(workflow, sampled, files["vae"], 24, False, [(model, sampled)])
+    workflow.save()
+
+
+def hunyuan_video_t2v() -> None:
+    workflow = Workflow("hunyuan_video_t2v")
+    files = loaders(
+        workflow,
+        {"model": f"{HUNYUAN}/diffusion_models/hunyuan_video_t2v_720p_bf16.safetensors"},
+        (
+            f"{HUNYUAN}/text_encoders/clip_l.safetensors",
+            f"{HUNYUAN}/text_encoders/llava_llama3_fp8_scaled.safetensors",
+        ),
+        ["hunyuan_video", "default"],
+        f"{HUNYUAN}/vae/hunyuan_video_vae_bf16.safetensors",
+    )
+    model = _one_model(workflow, files, 7.0)
+    workflow.start("3. Prompt and size", 460)
+    (prompt,) = prompts(workflow, files["clip"], PROMPT, None)
+    positive = workflow.add("FluxGuidance", [6.0], conditioning=prompt)
+    # guidance is distilled into the model: cfg stays 1 and the negative side is never evaluated
+    negative = workflow.add("ConditioningZeroOut", conditioning=prompt)
+    size = workflow.add("EmptyHunyuanLatentVideo", [1280, 720, 73, 1])
+    conditions = {"positive": (positive, "CONDITIONING"), "negative": (negative, "CONDITIONING")}
+    sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "fixed", 20, 1.0, "euler", "simple", 1.0], conditions)
+    output(workflow, sampled, files["vae"], 24, True, [(model, sampled)])
+    workflow.save()
+
+
+def hunyuan_video_15_t2v() -> None:
+    workflow = Workflow("hunyuan_video_15_t2v")
+    files = loaders(
+        workflow,
+        {"model": f"{HUNYUAN_15}/diffusion_models/hunyuanvideo1.5_720p_t2v_fp16.safetensors"},
+        (
+            f"{HUNYUAN_15}/text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+            f"{HUNYUAN_15}/text_encoders/byt5_small_glyphxl_fp16.safetensors",
+        ),
+        ["hunyuan_video_15", "default"],
+        f"{HUNYUAN_15}/vae/hunyuanvideo15_vae_fp16.safetensors",
+    )
+    model = _one_model(workflow, files, 9.0)
+    workflow.start("3. Prompt and size", 460)
+    positive, negative = prompts(workflow, files["clip"], PROMPT, "")
+    size = workflow.add("EmptyHunyuanVideo15Latent", [1280, 720, 121, 1])
+    conditions = {"positive": positive, "negative": negative}
+    sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "fixed", 20, 6.0, "euler", "simple", 1.0], conditions)
+    output(workflow, sampled, files["vae"], 24, True, [(model, sampled)])
+    workflow.save()
+
+
+def _one_model(workflow: Workflow, files: dict, shift: float) -> tuple:
+    workflow.start("2. SVG-EAR", 400, "#3f8f5a")
+    shifted = workflow.add("ModelSamplingSD3", [shift], model=(files["model"], "MODEL"))
+    return attention(workflow, (shifted, "MODEL")), "MODEL"
+
+
+def _one_sampler(workflow: Workflow, model: tuple, latent: tuple, values: list, conditions: dict) -> tuple:
+    workflow.start("4. Sampling", 380)
+    return workflow.add("KSampler", values, model=model, latent_image=latent, **conditions), "LATENT"
+
+
+def _file(address: str) -> str:
+    return address.rsplit("/", 1)[1]
+
+
+WAN_TEXT = f"{WAN_21}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+PROMPT = (
+    "A red fox trots along a rocky shore at sunrise, waves breaking behind it, the camera tracking it from the side, "
+    "warm low light, wet fur and drifting spray in fine detail."
+)
+MOTION_PROMPT = "The scene comes to life: gentle natural motion, a slow camera push-in, steady light."
+NEGATIVE = (
+    "blurry, low quality, jpeg artifacts, overexposed, static, still picture, subtitles, watermark, deformed hands, "
+    "extra fingers, extra limbs, cluttered background, walking backwards"
+)
+
+if __name__ == "__main__":
+    for build in (wan22_14b_t2v, wan21_14b_i2v, wan22_5b_ti2v, hunyuan_video_t2v, hunyuan_video_15_t2v):
+        build()

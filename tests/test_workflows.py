@@ -1,0 +1,115 @@
+"""The sample workflows by themselves: consistent links, known nodes, nothing on top of anything else."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+TITLE = 30
+OURS = {"SVGEARAttention", "SVGEARReport"}
+STOCK = {
+    "CLIPLoader",
+    "CLIPTextEncode",
+    "CLIPVisionEncode",
+    "CLIPVisionLoader",
+    "ConditioningZeroOut",
+    "CreateVideo",
+    "DualCLIPLoader",
+    "EmptyHunyuanLatentVideo",
+    "EmptyHunyuanVideo15Latent",
+    "FluxGuidance",
+    "KSampler",
+    "KSamplerAdvanced",
+    "LoadImage",
+    "ModelSamplingSD3",
+    "Note",
+    "SaveVideo",
+    "UNETLoader",
+    "VAEDecode",
+    "VAEDecodeTiled",
+    "VAELoader",
+    "Wan22ImageToVideoLatent",
+    "WanImageToVideo",
+}
+
+every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=WORKFLOWS)
+
+
+def test_every_architecture_has_one():
+    named = {"wan22_14b_t2v", "wan21_14b_i2v", "wan22_5b_ti2v", "hunyuan_video_t2v", "hunyuan_video_15_t2v"}
+    assert named <= set(WORKFLOWS)
+
+
+@every_workflow
+def test_only_stock_nodes_and_ours(workflow):
+    assert {node["type"] for node in workflow["nodes"]} <= OURS | STOCK
+
+
+@every_workflow
+def test_both_ends_of_every_link_agree(workflow):
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"])
+    for link, source, source_slot, target, target_slot, kind in workflow["links"]:
+        output, socket = nodes[source]["outputs"][source_slot], nodes[target]["inputs"][target_slot]
+        assert link in output["links"] and socket["link"] == link
+        assert output["type"] == socket["type"] == kind
+    known = {link[0] for link in workflow["links"]}
+    for node in workflow["nodes"]:
+        used = {link for output in node["outputs"] for link in output["links"]}
+        used |= {socket["link"] for socket in node["inputs"] if socket["link"] is not None}
+        assert used <= known
+    assert workflow["last_link_id"] == max(known) and workflow["last_node_id"] == max(nodes)
+
+
+@every_workflow
+def test_every_sampler_runs_a_patched_model_and_has_a_report(workflow):
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: link for link in workflow["links"]}
+
+    def source(node, name):
+        link = next(socket["link"] for socket in node["inputs"] if socket["name"] == name)
+        return nodes[links[link][1]]
+
+    samplers = [node for node in workflow["nodes"] if node["type"].startswith("KSampler")]
+    reports = [node for node in workflow["nodes"] if node["type"] == "SVGEARReport"]
+    assert samplers and all(source(node, "model")["type"] == "SVGEARAttention" for node in samplers)
+    reported = {(source(node, "model")["id"], source(node, "latent")["id"]) for node in reports}
+    assert reported == {(source(node, "model")["id"], node["id"]) for node in samplers}
+
+
+@every_workflow
+def test_models_can_be_had_and_are_named_in_the_note(workflow):
+    (note,) = [node for node in workflow["nodes"] if node["type"] == "Note"]
+    for node in workflow["nodes"]:
+        files = [value for value in node["widgets_values"] if str(value).endswith(".safetensors")]
+        models = node["properties"].get("models", [])
+        assert files == [model["name"] for model in models]
+        for model in models:
+            assert model["url"].startswith("https://") and model["url"].endswith(f"/{model['directory']}/{model['name']}")
+            assert f"models/{model['directory']}/{model['name']}" in note["widgets_values"][0]
+
+
+@every_workflow
+def test_nothing_overlaps_and_every_node_lies_in_a_group(workflow):
+    boxes = [(*_box(node), node["type"]) for node in workflow["nodes"]]
+    groups = [group["bounding"] for group in workflow["groups"]]
+    assert all(group["title"] for group in workflow["groups"])
+    for first, second in combinations(boxes, 2):
+        assert not _overlap(first, second), f"{first[4]} and {second[4]}"
+    for first, second in combinations(groups, 2):
+        assert not _overlap(first, second)
+    for x, y, width, height, kind in boxes:
+        inside = [gx <= x and gy <= y and x + width <= gx + gw and y + height <= gy + gh for gx, gy, gw, gh in groups]
+        assert sum(inside) == 1, kind
+
+
+def _box(node):
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE, width, height + TITLE
+
+
+def _overlap(first, second):
+    return all(first[axis] < second[axis] + second[axis + 2] and second[axis] < first[axis] + first[axis + 2] for axis in (0, 1))
