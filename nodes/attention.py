@@ -16,9 +16,7 @@ DEFAULTS = Options()
 
 
 def _combo(name, choices, tooltip, **rest):
-    return io.Combo.Input(
-        name, options=list(choices), default=getattr(DEFAULTS, name), optional=True, tooltip=tooltip, **rest
-    )
+    return io.Combo.Input(name, options=list(choices), default=getattr(DEFAULTS, name), optional=True, tooltip=tooltip, **rest)
 
 
 def _share(name, tooltip, **rest):
@@ -36,15 +34,11 @@ def _share(name, tooltip, **rest):
 
 
 def _count(name, minimum, maximum, tooltip):
-    return io.Int.Input(
-        name, default=getattr(DEFAULTS, name), min=minimum, max=maximum, optional=True, tooltip=tooltip, advanced=True
-    )
+    return io.Int.Input(name, default=getattr(DEFAULTS, name), min=minimum, max=maximum, optional=True, tooltip=tooltip, advanced=True)
 
 
 def _switch(name, tooltip):
-    return io.Boolean.Input(
-        name, default=getattr(DEFAULTS, name), optional=True, tooltip=tooltip, advanced=True
-    )
+    return io.Boolean.Input(name, default=getattr(DEFAULTS, name), optional=True, tooltip=tooltip, advanced=True)
 
 
 class SVGEARAttention(io.ComfyNode):
@@ -93,8 +87,7 @@ class SVGEARAttention(io.ComfyNode):
                 ),
                 _share(
                     "top_p",
-                    "With budget top-p: share of the attention to cover. Higher is slower and closer to dense. "
-                    "Only with preset custom.",
+                    "With budget top-p: share of the attention to cover. Higher is slower and closer to dense. Only with preset custom.",
                     advanced=True,
                 ),
                 _share(
@@ -181,8 +174,7 @@ class SVGEARAttention(io.ComfyNode):
                     "dense_last_steps",
                     0,
                     10000,
-                    "Steps at the end of the denoising that stay dense. Rarely worth their time; try 1 when textures "
-                    "suffer.",
+                    "Steps at the end of the denoising that stay dense. Rarely worth their time; try 1 when textures suffer.",
                 ),
                 io.String.Input(
                     "dense_blocks",

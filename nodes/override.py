@@ -45,9 +45,7 @@ class AttentionCall:
     options: dict
 
     @classmethod
-    def of(
-        cls, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **options
-    ):
+    def of(cls, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **options):
         """Read a call; softmax is computed in float32 whatever ``attn_precision`` says."""
         return cls(q, k, v, heads, mask, skip_reshape, skip_output_reshape, options)
 
@@ -241,9 +239,7 @@ class Patch:
         inner = evaluation.inner
         return func(*args, **kwargs) if inner is None else inner(func, *args, **kwargs)
 
-    def dense_reason(
-        self, call: AttentionCall, evaluation: Evaluation, transformer_options: dict
-    ) -> Reason | StateKey:
+    def dense_reason(self, call: AttentionCall, evaluation: Evaluation, transformer_options: dict) -> Reason | StateKey:
         """Why a call stays dense, or the key of its state when it can run sparse.
 
         What the model or the input rules out comes before the schedule, so that strict mode complains at the first step.
@@ -287,7 +283,7 @@ class Patch:
             result = kernels.sparse_attention(
                 *call.split_heads(),
                 self.settings,
-                layouts=key.layouts[0] if len(key.layouts) == 1 else list(key.layouts),
+                layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
                 state=self.states.get(key),
                 scale=call.options.get("scale"),
                 memory_limit=self.options.memory_limit(),

@@ -30,21 +30,14 @@ class StrictModeError(RuntimeError):
 
     def __init__(self, reason: Reason):
         super().__init__(
-            f"SVG-EAR cannot run this attention call sparse ({reason}) {reason.remedy} "
-            "Switch strict off to let such calls run dense."
+            f"SVG-EAR cannot run this attention call sparse ({reason}) {reason.remedy} Switch strict off to let such calls run dense."
         )
         self.reason = reason
 
 
-CROSS_ATTENTION = Reason(
-    "cross-attention", "Queries and keys are different tokens, as in attention to the text.", by_design=True
-)
-TOKEN_REFINER = Reason(
-    "token-refiner", "Attention outside the video blocks, such as the refiner of the text tokens.", by_design=True
-)
-FULL_PRECISION = Reason(
-    "full-precision", "The model asks for full precision in this call, which sparse attention is not.", by_design=True
-)
+CROSS_ATTENTION = Reason("cross-attention", "Queries and keys are different tokens, as in attention to the text.", by_design=True)
+TOKEN_REFINER = Reason("token-refiner", "Attention outside the video blocks, such as the refiner of the text tokens.", by_design=True)
+FULL_PRECISION = Reason("full-precision", "The model asks for full precision in this call, which sparse attention is not.", by_design=True)
 SHORT_SEQUENCE = Reason(
     "short-sequence",
     "The sequence is shorter than min_tokens, where dense attention is faster.",
@@ -57,9 +50,7 @@ WARM_UP_STEP = Reason(
     "Lower dense_first_steps or use more steps; the few-step preset has no warm-up.",
     by_design=True,
 )
-LAST_STEPS = Reason(
-    "last-steps", "One of the last steps, kept dense by dense_last_steps.", "Lower dense_last_steps.", by_design=True
-)
+LAST_STEPS = Reason("last-steps", "One of the last steps, kept dense by dense_last_steps.", "Lower dense_last_steps.", by_design=True)
 OUTSIDE_WINDOW = Reason(
     "outside-window",
     "The step lies outside start_percent to end_percent.",
@@ -84,14 +75,10 @@ UNKNOWN_STEP = Reason(
     "The sampler does not tell a falling noise schedule, so the steps that should stay dense are not known.",
     "Use a stock sampler, or set dense_first_steps and dense_last_steps to 0, start_percent to 0 and end_percent to 1.",
 )
-HEAD_DIM = Reason(
-    "head-dim", "The head dimension is neither 64 nor 128.", "Use a model with head dimension 64 or 128."
-)
+HEAD_DIM = Reason("head-dim", "The head dimension is neither 64 nor 128.", "Use a model with head dimension 64 or 128.")
 DTYPE = Reason("dtype", "The tensors are not float16, bfloat16 or float32.", "Choose another compute type for the model.")
 DEVICE = Reason("device", "The device cannot run SVG-EAR.", "Run on a CUDA or ROCm GPU, or on the CPU.")
-GROUPED_QUERY = Reason(
-    "grouped-query", "Several query heads share a key head, which is not supported.", "Bypass the node for this model."
-)
+GROUPED_QUERY = Reason("grouped-query", "Several query heads share a key head, which is not supported.", "Bypass the node for this model.")
 UNKNOWN_OPTION = Reason(
     "unknown-option",
     "The attention call has an option whose meaning SVG-EAR does not know.",
@@ -107,9 +94,7 @@ MASK_WEIGHTS = Reason(
     "The attention mask weights keys instead of showing or hiding them.",
     "Remove the node that adds an attention mask.",
 )
-MASK_HIDES_VIDEO = Reason(
-    "mask-hides-video", "The attention mask hides video tokens.", "Remove the node that adds an attention mask."
-)
+MASK_HIDES_VIDEO = Reason("mask-hides-video", "The attention mask hides video tokens.", "Remove the node that adds an attention mask.")
 OUT_OF_MEMORY = Reason(
     "out-of-memory",
     "The GPU had no memory left for this call.",

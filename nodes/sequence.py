@@ -97,10 +97,7 @@ def apply_mask(layout: SequenceLayout, mask: Tensor | None, tokens: int) -> list
             return MASK_WEIGHTS
     if not visible[:, layout.video.start : layout.video.stop].all():
         return MASK_HIDES_VIDEO
-    return [
-        SequenceLayout(layout.video, tuple(run for span in layout.conditioning for run in _runs(item, span)))
-        for item in visible
-    ]
+    return [SequenceLayout(layout.video, tuple(run for span in layout.conditioning for run in _runs(item, span))) for item in visible]
 
 
 def _runs(visible: Tensor, span: range) -> list[range]:

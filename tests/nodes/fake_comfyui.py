@@ -1,0 +1,109 @@
+"""A diffusion model, a sampler run and an attention function in a few lines, in place of ComfyUI's."""
+
+from types import SimpleNamespace
+
+import torch
+from svg_ear.nodes.options import Options
+from svg_ear.nodes.override import OVERRIDE, Patch
+from torch.nn.functional import scaled_dot_product_attention
+
+HEADS, DIM = 2, 64
+
+
+class WanModel:
+    """Named like ComfyUI's class, by which the architecture is recognised."""
+
+    patch_size = (1, 2, 2)
+    blocks = [None] * 4
+
+
+class HunyuanVideo:
+    patch_size = [1, 2, 2]
+    double_blocks = [None] * 2
+    single_blocks = [None] * 3
+
+
+class LTXVModel:
+    transformer_blocks = [None] * 2
+
+
+class Unknown:
+    pass
+
+
+MODELS = {"wan": WanModel, "hunyuan": HunyuanVideo, "ltx": LTXVModel, "unknown": Unknown}
+
+
+def flow_sigma(percent, shift=3.0):
+    """A flow model's sigma at a share of the denoising."""
+    left = 1.0 - percent
+    return shift * left / (1 + (shift - 1) * left)
+
+
+def flow_schedule(steps, start=0.0):
+    """Sigmas of ``steps`` steps from a share of the denoising to its end."""
+    return [flow_sigma(start + (1 - start) * step / steps) for step in range(steps + 1)]
+
+
+def dense(q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **options):
+    """What ComfyUI's attention functions compute."""
+    if not skip_reshape:
+        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    if mask is not None and mask.ndim == 3:
+        mask = mask.unsqueeze(1)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=options.get("scale"))
+    return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+class Harness:
+    """Plays ComfyUI around one patch; ``evaluate`` hands the attention function of a block to a test."""
+
+    def __init__(self, model="wan", **widgets):
+        self.patch = Patch(Options(**({"min_tokens": 0, "dense_blocks": "", "dense_first_steps": 0, "density": 0.2} | widgets)))
+        self.base_model = SimpleNamespace(diffusion_model=MODELS[model](), model_sampling=SimpleNamespace(percent_to_sigma=flow_sigma))
+        self.sample_sigmas = torch.tensor(flow_schedule(5))
+        self.dense_calls = 0
+
+    def sample(self, body, result=None):
+        """Run ``body`` as a sampler run and return its record."""
+
+        def sampler():
+            try:
+                body()
+                return torch.zeros(1, 4) if result is None else result
+            finally:
+                self.patch.cleanup(None)
+
+        self.patch.outer_sample(sampler)
+        return self.patch.recorder.newest()
+
+    def evaluate(self, body, *, step=2, shape=(1, 16, 3, 8, 16), conditions=None, **transformer_options):
+        """Run ``body(attention)`` inside one evaluation of the diffusion model."""
+        sigmas = transformer_options.pop("sigmas", self.sample_sigmas[step : step + 1])
+        given = {
+            "cond_or_uncond": [0],
+            "uuids": ["cond"],
+            "sample_sigmas": self.sample_sigmas,
+            "sigmas": sigmas,
+        } | transformer_options
+
+        def executor(x, t, concat, cross, control, options, **kwargs):
+            def attention(*args, block=0, block_type="double", **kwargs):
+                place = {} if block is None else {"block_index": block, "block_type": block_type}
+                return options[OVERRIDE](self._func, *args, transformer_options=options | place, **kwargs)
+
+            return body(attention)
+
+        executor.class_obj = self.base_model
+        return self.patch.apply_model(executor, torch.zeros(shape), None, None, None, None, given, **(conditions or {}))
+
+    def _func(self, *args, **kwargs):
+        self.dense_calls += 1
+        kwargs.pop("transformer_options")
+        return dense(*args, **kwargs)
+
+
+def qkv(tokens=96, batch=1, seed=0, heads=HEADS, dim=DIM):
+    """q, k and v ``[B, L, H * D]``."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(batch, tokens, heads * dim, generator=generator) for _ in range(3))

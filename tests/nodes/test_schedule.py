@@ -1,0 +1,89 @@
+import pytest
+from fake_comfyui import flow_schedule, flow_sigma
+from svg_ear.nodes.options import Options
+from svg_ear.nodes.reasons import LAST_STEPS, OUTSIDE_WINDOW, UNKNOWN_STEP, WARM_UP_STEP
+from svg_ear.nodes.schedule import BlockSelection, Schedule
+
+
+def schedule(sigmas, **widgets):
+    return Schedule(sigmas, flow_sigma, Options(**widgets))
+
+
+def reasons(sigmas, **widgets):
+    plan = schedule(sigmas, **widgets)
+    return [plan.dense_reason(sigma) for sigma in sigmas[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "selected"),
+    [
+        ("", []),
+        ("0", [0]),
+        (" 0, 1, 3-4 ", [0, 1, 3, 4]),
+        ("-1", [5]),
+        ("-2--1", [4, 5]),
+        ("4 - -1,", [4, 5]),
+        ("9", []),
+    ],
+)
+def test_blocks_are_selected(text, selected):
+    selection = BlockSelection.parse(text)
+    assert [layer for layer in range(6) if selection.selects(layer, 6)] == selected
+
+
+@pytest.mark.parametrize("text", ["first", "1-", "5-3", "-1--2", "1;2", "1.5"])
+def test_invalid_blocks_are_named(text):
+    with pytest.raises(ValueError, match="dense_blocks has '.*such as 0, 1, 38-39"):
+        BlockSelection.parse(text)
+
+
+@pytest.mark.parametrize(("steps", "warm_up"), [(1, 1), (4, 1), (5, 1), (8, 2), (20, 4), (50, 10)])
+def test_automatic_warm_up_is_a_fifth_of_the_steps(steps, warm_up):
+    assert reasons(flow_schedule(steps)) == [WARM_UP_STEP] * warm_up + [None] * (steps - warm_up)
+
+
+def test_few_step_preset_has_no_warm_up():
+    assert reasons(flow_schedule(4), preset="few-step") == [None] * 4
+    assert reasons(flow_schedule(4), preset="few-step", dense_first_steps=1)[0] == WARM_UP_STEP
+
+
+def test_first_and_last_steps():
+    found = reasons(flow_schedule(6), dense_first_steps=2, dense_last_steps=1)
+    assert found == [WARM_UP_STEP] * 2 + [None] * 3 + [LAST_STEPS]
+
+
+def test_sigmas_between_steps_belong_to_the_earlier_one():
+    sigmas = flow_schedule(5)
+    plan = schedule(sigmas)
+    for step in range(5):
+        assert plan.step(sigmas[step]) == step
+        assert plan.step(sigmas[step] * (1 - 1e-6)) == step
+        assert plan.step(sigmas[step] * (1 + 1e-6)) == step
+        assert plan.step((sigmas[step] + sigmas[step + 1]) / 2) == step
+    assert plan.step(2 * sigmas[0]) == 0
+    assert plan.step(0.0) == 4
+
+
+def test_second_expert_has_its_warm_up_behind_it():
+    whole = flow_schedule(20)
+    first, second = whole[:11], whole[10:]
+    assert reasons(first, dense_first_steps=4, dense_last_steps=2) == [WARM_UP_STEP] * 4 + [None] * 6
+    assert reasons(second, dense_first_steps=4, dense_last_steps=2) == [None] * 8 + [LAST_STEPS] * 2
+    assert reasons(second, dense_first_steps=12) == [WARM_UP_STEP] * 2 + [None] * 8
+
+
+def test_redrawing_counts_the_steps_that_were_skipped():
+    assert reasons(flow_schedule(20, start=1 / 21), dense_first_steps=4) == [WARM_UP_STEP] * 3 + [None] * 17
+
+
+def test_window_is_in_percent_of_the_denoising():
+    found = reasons(flow_schedule(10), start_percent=0.3, end_percent=0.7, dense_first_steps=0)
+    assert found == [OUTSIDE_WINDOW] * 3 + [None] * 5 + [OUTSIDE_WINDOW] * 2
+
+
+@pytest.mark.parametrize("sigmas", [None, [1.0], [0.0, 0.5, 1.0]])
+def test_unknown_schedules_matter_only_where_the_step_does(sigmas):
+    assert schedule(sigmas, dense_first_steps=1).dense_reason(0.5) == UNKNOWN_STEP
+    assert schedule(sigmas, dense_first_steps=0, start_percent=0.1).dense_reason(0.5) == UNKNOWN_STEP
+    assert schedule(sigmas, dense_first_steps=0).dense_reason(0.5) is None
+    assert schedule(flow_schedule(4), dense_first_steps=1).dense_reason(None) == UNKNOWN_STEP
