@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import kernels
 from ..kernels import SequenceLayout
 from . import reasons
+from .call import AttentionCall
 from .options import Options
 from .reasons import Reason, StrictModeError
 from .record import Recorder, Run
@@ -25,76 +26,6 @@ logger = logging.getLogger("svg_ear")
 
 OVERRIDE = "optimized_attention_override"
 EVALUATION = "svg_ear"
-HEAD_DIMS = (64, 128)
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# Keywords that change nothing about the result, or that are handled.
-KNOWN_OPTIONS = {"transformer_options", "_inside_attn_wrapper", "scale", "enable_gqa", "low_precision_attention"}
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """The arguments of ComfyUI's attention functions; ``options`` are the keywords that are not common to all."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    heads: int
-    mask: Tensor | None
-    skip_reshape: bool
-    skip_output_reshape: bool
-    options: dict
-
-    @classmethod
-    def of(cls, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False, **options):
-        """Read a call; softmax is computed in float32 whatever ``attn_precision`` says."""
-        return cls(q, k, v, heads, mask, skip_reshape, skip_output_reshape, options)
-
-    @property
-    def tokens(self) -> int:
-        return self.q.shape[-2]
-
-    @property
-    def head_dim(self) -> int:
-        return self.q.shape[-1] if self.skip_reshape else self.q.shape[-1] // self.heads
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Batch, heads, tokens, head dimension."""
-        return self.q.shape[0], self.heads, self.tokens, self.head_dim
-
-    def split_heads(self) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v as ``[B, H, L, D]`` views."""
-        if self.skip_reshape:
-            return self.q, self.k, self.v
-        return tuple(t.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for t in (self.q, self.k, self.v))
-
-    def arrange(self, output: Tensor) -> Tensor:
-        """Output ``[B, H, L, D]`` in the layout that the caller expects."""
-        return output if self.skip_output_reshape else output.transpose(1, 2).flatten(2)
-
-    def dense_reason(self) -> Reason | None:
-        """What in the call itself keeps it dense."""
-        if self.options.get("low_precision_attention") is False:
-            return reasons.FULL_PRECISION
-        unknown = (value for name, value in self.options.items() if name not in KNOWN_OPTIONS)
-        if any(value is not None and value is not False for value in unknown):
-            return reasons.UNKNOWN_OPTION
-        if self.q.shape[-2] != self.k.shape[-2]:
-            return reasons.CROSS_ATTENTION
-        if self.options.get("enable_gqa") and self.q.shape != self.k.shape:
-            return reasons.GROUPED_QUERY
-        if not self.q.shape == self.k.shape == self.v.shape:
-            return reasons.CROSS_ATTENTION
-        return None
-
-    def unsupported_reason(self) -> Reason | None:
-        """What in the tensors the kernels do not support."""
-        if self.head_dim not in HEAD_DIMS:
-            return reasons.HEAD_DIM
-        if self.q.dtype not in DTYPES:
-            return reasons.DTYPE
-        unavailable = kernels.unavailable_reason(self.q.device)
-        return replace(reasons.DEVICE, sentence=f"{unavailable}.") if unavailable else None
 
 
 @dataclass

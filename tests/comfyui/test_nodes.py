@@ -1,0 +1,224 @@
+"""The nodes inside a real ComfyUI: every architecture, what the report counts, and what is left after a run."""
+
+import re
+
+import numpy as np
+import pytest
+from harness.checkpoints import ARCHITECTURES
+from harness.client import PromptRejected
+from harness.graphs import Graph, sampling, two_expert_sampling
+
+EVERYTHING_SPARSE = {"density": 0.1, "dense_first_steps": 0, "dense_blocks": ""}
+EVERYTHING_EXACT = EVERYTHING_SPARSE | {"density": 1.0}
+STEPS = 2
+# Small where nothing depends on the size: 144 tokens.
+SMALL = (16, 3, 12, 16)
+
+
+def wan(attention=None, **changes):
+    return sampling("wan21_t2v", attention, latent=SMALL, **changes)
+
+
+def sparse_calls(text):
+    return int(re.search(r"Sparse calls: (\d+)", text)[1])
+
+
+def dense_calls(text):
+    return {name: int(count) for count, name in re.findall(r"^  (\d+) ([a-z-]+):", text, re.MULTILINE)}
+
+
+def run(client, sampled):
+    """The latent and the text of the report."""
+    result = client.run(sampled.graph.nodes)
+    return result.latent(sampled.latent), result.text(sampled.report) if sampled.report else None
+
+
+def relative_error(value, expected):
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+
+
+def test_nodes_are_registered(client):
+    schema = client.object_info("SVGEARAttention")
+    assert list(schema["input"]["required"]) == ["model"]
+    assert list(schema["input"]["optional"])[:2] == ["preset", "density"]
+    assert all(options[1]["tooltip"] for group in schema["input"].values() for options in group.values())
+    assert client.object_info("SVGEARReport")["output_node"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_runs_sparse(client, name):
+    """Exact where everything is computed, close where a tenth is, and every self-attention call counted."""
+    architecture = ARCHITECTURES[name]
+    channels, _, height, width = architecture.latent
+    small = (channels, 3, height // 2, width // 2)
+    dense, _ = run(client, sampling(name, steps=STEPS, latent=small))
+    for settings, least, most in ((EVERYTHING_EXACT, 0, 1e-4), (EVERYTHING_SPARSE, 1e-6, 0.5)):
+        latent, text = run(client, sampling(name, settings, steps=STEPS, latent=small, report=True))
+        assert sparse_calls(text) == STEPS * architecture.self_attention
+        assert sum(dense_calls(text).values()) == STEPS * architecture.other_attention
+        assert "WARNING" not in text
+        assert least <= relative_error(latent, dense) < most
+
+
+def test_schedule_and_blocks_stay_dense(client):
+    settings = {"density": 0.1, "dense_first_steps": 2, "dense_last_steps": 1, "dense_blocks": "-1"}
+    _, text = run(client, wan(settings, steps=6, report=True))
+    assert sparse_calls(text) == 3
+    counted = dense_calls(text)
+    assert (counted["warm-up-step"], counted["last-steps"], counted["dense-block"]) == (4, 2, 3)
+
+
+def test_second_order_sampler_finds_its_steps(client):
+    settings = {"density": 0.1, "dense_first_steps": 2, "dense_blocks": ""}
+    _, text = run(client, wan(settings, steps=4, sampler="heun", report=True))
+    # heun evaluates at both ends of each step but the last: sigmas 0, 1, 1, 2, 2, 3, 3
+    assert sparse_calls(text) == 4 * 2
+    assert dense_calls(text)["warm-up-step"] == 3 * 2
+
+
+@pytest.mark.parametrize(("tokens", "evaluations"), [(12, 1), (9, 2)])
+def test_guidance_in_one_batch_and_in_two_calls(client, tokens, evaluations):
+    changes = {"cfg": 4.0, "negative": {"tokens": tokens}, "steps": STEPS}
+    dense, _ = run(client, wan(**changes))
+    exact, text = run(client, wan(EVERYTHING_EXACT, report=True, **changes))
+    assert sparse_calls(text) == STEPS * evaluations * 2
+    assert relative_error(exact, dense) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["hunyuan_video", "hunyuan_video_15"])
+def test_masked_text_is_hidden(client, name):
+    # ComfyUI cannot mask the text of HunyuanVideo 1.5 while it has byt5 tokens
+    changes = {"positive": {"padding": 4, "byt5_tokens": 0}, "steps": STEPS}
+    dense, _ = run(client, sampling(name, **changes))
+    exact, text = run(client, sampling(name, EVERYTHING_EXACT, report=True, **changes))
+    assert sparse_calls(text) == STEPS * ARCHITECTURES[name].self_attention
+    assert relative_error(exact, dense) < 1e-4
+
+
+def test_second_expert_has_its_warm_up_behind_it(client):
+    settings = {"density": 0.1, "dense_blocks": ""}
+    _, text = run(client, two_expert_sampling(attention=settings, report=True, latent=SMALL, steps=4, switch=2))
+    assert sparse_calls(text) == 2 * 2
+    assert "warm-up-step" not in dense_calls(text)
+
+
+def backend(graph, model):
+    return graph.add("ModelAttentionBackend", model=model, attention="pytorch attention")[0]
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_runs_whatever_attention_backend_is_set(client, place):
+    _, text = run(client, wan(EVERYTHING_SPARSE, steps=STEPS, report=True, **{place: backend}))
+    assert sparse_calls(text) == STEPS * 2
+
+
+def test_dense_calls_go_through_the_override_below(client):
+    counted = wan(
+        EVERYTHING_SPARSE,
+        steps=STEPS,
+        before=lambda graph, model: graph.add("SVGEARTestCountAttention", model=model)[0],
+    )
+    client.run(counted.graph.nodes)
+    assert client.state()["attention_calls"] == STEPS * ARCHITECTURES["wan21_t2v"].other_attention
+
+
+def test_later_of_two_nodes_counts_alone(client):
+    sampled = wan(
+        EVERYTHING_EXACT,
+        steps=STEPS,
+        report=True,
+        before=lambda graph, model: graph.attention(model, **EVERYTHING_SPARSE),
+    )
+    latent, text = run(client, sampled)
+    dense, _ = run(client, wan(steps=STEPS))
+    assert "mean density 100.0%" in text
+    assert relative_error(latent, dense) < 1e-4
+
+
+def test_report_warns_when_nothing_ran_sparse(client):
+    _, text = run(client, wan({"min_tokens": 100000}, steps=STEPS, report=True))
+    assert "WARNING: nothing ran sparse: short-sequence" in text
+    assert "Lower min_tokens" in text
+
+
+def test_report_finds_the_run_of_the_latent(client):
+    graph = Graph()
+    model = graph.attention(graph.load("wan21_t2v"), **EVERYTHING_SPARSE)
+    texts = []
+    for steps in (1, 3):
+        sampled = graph.add(
+            "KSampler",
+            model=model,
+            positive=graph.conditioning("wan21_t2v", 1),
+            negative=graph.conditioning("wan21_t2v", 2),
+            latent_image=graph.latent(SMALL),
+            seed=steps,
+            steps=steps,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        )[0]
+        texts.append((steps, graph.show(graph.add("SVGEARReport", model=model, latent=sampled)[0])))
+    other = graph.latent(SMALL, noise=1.0)
+    texts.append((None, graph.show(graph.add("SVGEARReport", model=model, latent=other)[0])))
+    result = client.run(graph.nodes)
+    for steps, node in texts:
+        text = result.text(node)
+        if steps is None:
+            assert text.startswith(("The latent matches no recorded run", "No run recorded"))
+        else:
+            assert f"{steps} steps" in text and sparse_calls(text) == steps * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dense_blocks": "first"}, "dense_blocks has 'first'"),
+        ({"preset": "custom"}, "set density to the share of pairs"),
+        ({"start_percent": 0.8, "end_percent": 0.2}, "start_percent must not be the larger"),
+        ({"preset": "fastest"}, "choose one of quality"),
+    ],
+)
+def test_invalid_settings_are_refused_before_anything_runs(client, settings, message):
+    with pytest.raises(PromptRejected, match=message):
+        client.run(wan(settings).graph.nodes)
+
+
+def test_strict_mode_passes_what_is_by_design(client):
+    _, text = run(client, wan({"density": 0.1, "strict": True}, steps=STEPS, report=True))
+    assert sparse_calls(text) == 1
+    assert dense_calls(text)["warm-up-step"] == 2
+
+
+def test_error_and_interrupt_leave_a_clean_state(client):
+    def failing(graph, model):
+        return graph.add("SVGEARTestMidSampling", model=model, fail_at=2)[0]
+
+    def slow(graph, model):
+        return graph.add("SVGEARTestMidSampling", model=model, delay_ms=50)[0]
+
+    client.run(wan(EVERYTHING_SPARSE, report=True).graph.nodes)
+    before = client.state()["tensor_bytes"]
+
+    client.reset_counters()
+    assert client.attempt(wan(EVERYTHING_SPARSE, steps=4, after=failing).graph.nodes).status == "error"
+    client.reset_counters()
+    prompt = client.queue(wan(EVERYTHING_SPARSE, steps=50, after=slow).graph.nodes)
+    client.wait_for_evaluations(3)
+    client.interrupt()
+    assert client.wait(prompt).status == "interrupted"
+
+    sampled = wan(EVERYTHING_SPARSE, report=True, steps=STEPS)
+    latent, text = run(client, sampled)
+    assert np.isfinite(latent).all()
+    assert sparse_calls(text) == STEPS * 2
+    assert client.state()["tensor_bytes"] < before + 2**20
+
+
+def test_runs_in_a_row_leave_no_memory_behind(client):
+    held = []
+    for seed in range(20):
+        client.run(wan(EVERYTHING_SPARSE, seed=seed, steps=STEPS).graph.nodes)
+        held.append(client.state()["tensor_bytes"])
+    assert max(held[5:]) <= held[4] + 2**16
