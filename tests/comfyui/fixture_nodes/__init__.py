@@ -75,7 +75,7 @@ class Conditioning:
         if byt5_tokens:
             entries["conditioning_byt5small"] = torch.randn(1, byt5_tokens, 1472, generator=generator)
         if masked or padding:
-            entries["attention_mask"] = torch.ones(1, tokens)
+            entries["attention_mask"] = torch.ones(1, tokens, dtype=torch.long)  # the models take floats for a bias
             entries["attention_mask"][:, tokens - padding :] = 0
         if image is not None:
             entries["concat_latent_image"] = image["samples"]

@@ -17,9 +17,10 @@ from pathlib import Path
 from checkout import find_checkout
 
 TORCH_PARTS = ("torch", "torchvision", "torchaudio")
-# ComfyUI imports both at start. Their wheels are linked against CUDA builds of torch, but these versions import beside
-# any other torch once torchaudio's libraries are gone, and nothing that the tests run calls their kernels.
-STAND_INS = ("torchvision==0.16.2", "torchaudio==2.11.0")
+# ComfyUI imports both at start. Their wheels are linked against CUDA builds of torch, but the first pair imports beside
+# any other torch once torchaudio's libraries are gone, and nothing that the tests run calls their kernels. It ends at
+# Python 3.11; the second pair is for newer ones and needs a CUDA build of torch.
+PAIRS = (("torchvision==0.16.2", "torchaudio==2.11.0"), ("torchvision", "torchaudio==2.11.0"))
 
 
 def install(stamp: Path | None) -> None:
@@ -31,7 +32,7 @@ def install(stamp: Path | None) -> None:
     listed = checkout.path / "requirements.txt"
     wanted = [line for line in listed.read_text().splitlines() if _name(line) not in TORCH_PARTS]
     torch = importlib.metadata.version("torch").split("+")[0]
-    fingerprint = hashlib.sha256("\n".join([*wanted, *STAND_INS, torch, sys.version]).encode()).hexdigest()
+    fingerprint = hashlib.sha256("\n".join([*wanted, *map(str, PAIRS), torch, sys.version]).encode()).hexdigest()
     if stamp is not None and stamp.is_file() and stamp.read_text() == fingerprint:
         return
 
@@ -41,25 +42,34 @@ def install(stamp: Path | None) -> None:
         requirements.write_text("\n".join(wanted))
         constraints.write_text(f"torch=={torch}\n")
         _pip("-r", str(requirements), "-c", str(constraints))
-    if not _imports("torchvision", "torchaudio"):
-        _pip("--no-deps", *STAND_INS)
-        for library in Path(sysconfig.get_path("platlib"), "torchaudio", "lib").glob("*.so"):
-            library.unlink()
-        if not _imports("torchvision", "torchaudio"):
-            raise SystemExit(
-                f"torchvision and torchaudio do not import beside torch {torch} on Python {sys.version.split()[0]}; "
-                "install a matching pair by hand, or use Python 3.11"
-            )
+    _install_pair(torch)
     if stamp is not None:
         stamp.write_text(fingerprint)
+
+
+def _install_pair(torch: str) -> None:
+    for pair in PAIRS:
+        if _imports("torchvision", "torchaudio"):
+            return
+        if not _pip("--no-deps", *pair, check=False):
+            continue
+        for library in Path(sysconfig.get_path("platlib"), "torchaudio", "lib").glob("*.so"):
+            library.unlink()
+    if not _imports("torchvision", "torchaudio"):
+        raise SystemExit(
+            f"torchvision and torchaudio do not import beside torch {torch} on Python {sys.version.split()[0]}: "
+            "install a matching pair by hand, use Python 3.11 (make clean; make test PYTHON=python3.11), "
+            "or run without the ComfyUI tests (COMFYUI_PATH=none)"
+        )
 
 
 def _name(requirement: str) -> str:
     return re.split(r"[\s<>=!~;\[#]", requirement.strip().lower(), maxsplit=1)[0]
 
 
-def _pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], check=True)
+def _pip(*arguments: str, check: bool = True) -> bool:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    return subprocess.run(command, check=check).returncode == 0
 
 
 def _imports(*modules: str) -> bool:

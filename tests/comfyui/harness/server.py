@@ -49,7 +49,8 @@ class Server:
         port = _free_port()
         command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory", str(self.base)]
         command += ["--database-url", f"sqlite:///{self.base / 'comfy.db'}", "--disable-api-nodes"]
-        command += ["--disable-auto-launch", *self.extra_arguments]
+        # what ComfyUI chooses by itself on a GPU
+        command += ["--disable-auto-launch", "--use-pytorch-cross-attention", *self.extra_arguments]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -57,7 +58,8 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
+                # the tensors are so small that threads would mostly wait for each other
+                env=os.environ | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
             )
         self.client = Client(f"http://127.0.0.1:{port}")
         deadline = time.monotonic() + READY_SECONDS
