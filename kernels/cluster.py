@@ -10,10 +10,11 @@ from torch import Tensor
 from .chunks import compute_dtype, row_slices
 from .types import Clusters, QueryGroups, Settings
 
-# Group sizes that an automatic count aims at.
-TOKENS_PER_ROUTING_GROUP = 252
-TOKENS_PER_PROBE_GROUP = 32
-TOKENS_PER_KEY_CLUSTER = 76
+# Tokens per group that automatic counts aim at: (fewest, most, token count from which on it is the most). Below that
+# count groups shrink with the root of the sequence, because a short one has as many topics in fewer tokens.
+TOKENS_PER_ROUTING_GROUP = (64, 252, 32_760)
+TOKENS_PER_PROBE_GROUP = (16, 32, 32_760)
+TOKENS_PER_KEY_CLUSTER = (16, 76, 75_600)
 
 
 def cluster_counts(tokens: int, settings: Settings) -> tuple[int, int, int]:
@@ -21,10 +22,15 @@ def cluster_counts(tokens: int, settings: Settings) -> tuple[int, int, int]:
 
     Zero in the settings means a count from the token count; counts above the token count are clamped to it.
     """
-    routing = min(tokens, settings.query_clusters or math.ceil(tokens / TOKENS_PER_ROUTING_GROUP))
-    probe = min(tokens, settings.probe_clusters or math.ceil(tokens / TOKENS_PER_PROBE_GROUP))
-    keys = min(tokens, settings.key_clusters or math.ceil(tokens / TOKENS_PER_KEY_CLUSTER))
+    routing = min(tokens, settings.query_clusters or _automatic(tokens, *TOKENS_PER_ROUTING_GROUP))
+    probe = min(tokens, settings.probe_clusters or _automatic(tokens, *TOKENS_PER_PROBE_GROUP))
+    keys = min(tokens, settings.key_clusters or _automatic(tokens, *TOKENS_PER_KEY_CLUSTER))
     return routing, max(1, round(probe / routing)), keys
+
+
+def _automatic(tokens: int, fewest: int, most: int, reached: int) -> int:
+    """Number of groups of ``fewest`` to ``most`` tokens, growing with the root of the token count."""
+    return math.ceil(tokens / min(most, max(fewest, most * math.sqrt(tokens / reached))))
 
 
 def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | None = None) -> Clusters:
@@ -37,10 +43,10 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
         tokens: ``[B, H, N, D]``, any strides.
         count: clusters, at most N.
         iterations: assignments, each followed by an update of the means, so that centroids are exact means.
-        centroids: ``[B, H, count, D]`` to start from; None samples tokens.
+        centroids: ``[B, H, count, D]`` of any dtype to start from; None samples tokens.
     """
     if centroids is None:
-        centroids = tokens[:, :, _sampled_positions(tokens.shape[2], count, tokens.device)].to(compute_dtype(tokens.dtype))
+        centroids = tokens[:, :, _sampled_positions(tokens.shape[2], count, tokens.device)]
     for _ in range(iterations):
         clusters = cluster_from_labels(tokens, _nearest(tokens, centroids), centroids)
         centroids = clusters.centroids
@@ -78,7 +84,7 @@ def group_queries(
 
 def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clusters:
     """The clusters that ``labels`` (int64 ``[B, H, N]``) describe; empty ones take the ``previous`` centroid."""
-    count = previous.shape[2]
+    count, previous = previous.shape[2], previous.to(compute_dtype(tokens.dtype))
     sizes = labels.new_zeros((*labels.shape[:2], count)).scatter_add_(-1, labels, torch.ones_like(labels))
     order = labels.argsort(dim=-1, stable=True)
     sums = segment_sum(gather_rows(tokens, order).to(previous.dtype), sizes)
@@ -101,6 +107,7 @@ def _nearest(tokens: Tensor, centroids: Tensor, within: Tensor | None = None, sp
     """Label of the nearest centroid, or its slot among the ``split`` centroids of the group ``within``."""
     # |x - c|^2 without |x|^2, and with c relative to the mean centroid m: an offset common to all tokens, which
     # keys often have, must not drown the differences. argmax of x(c - m) - |c - m|^2 / 2 - m(c - m).
+    centroids = centroids.to(compute_dtype(tokens.dtype))
     mean = centroids.mean(dim=2, keepdim=True)
     relative = centroids - mean
     bias = (relative * (relative / 2 + mean)).sum(-1)[:, :, None]
@@ -128,4 +135,4 @@ def _sampled_members(queries: Tensor, routing: Clusters, split: int) -> Tensor:
     fractions = (torch.arange(split, device=queries.device) + 0.5) / split
     ranks = (routing.sizes[..., None] * fractions).long() + routing.offsets[..., :-1, None]
     positions = routing.order.gather(-1, ranks.clamp(max=queries.shape[2] - 1).flatten(-2))
-    return gather_rows(queries, positions).to(routing.centroids.dtype)
+    return gather_rows(queries, positions)

@@ -130,9 +130,9 @@ def _attend_heads(
 
     keep_labels = settings.recluster_every > 1
     return RoutedHeads(0, range(q.shape[1]), groups, clusters, probe, routing), KeptClusters(
-        routing_centroids=groups.routing_centroids,
-        probe_centroids=groups.probe.centroids,
-        key_centroids=clusters.centroids,
+        routing_centroids=groups.routing_centroids.to(q.dtype),
+        probe_centroids=groups.probe.centroids.to(q.dtype),
+        key_centroids=clusters.centroids.to(q.dtype),
         probe_labels=groups.probe.labels if keep_labels else None,
         key_labels=clusters.labels if keep_labels else None,
     )

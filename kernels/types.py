@@ -303,7 +303,12 @@ class ClusterState:
 
 @dataclass(frozen=True)
 class KeptClusters:
-    """Centroids of the last call; labels only when a later call will reuse them."""
+    """What the next call starts from, in the dtype of the inputs: centroids, and labels when a later call reuses them.
+
+    Attributes:
+        routing_centroids, probe_centroids, key_centroids: ``[B, H, count, D]``.
+        probe_labels, key_labels: int64 ``[B, H, N]``, or None.
+    """
 
     routing_centroids: Tensor
     probe_centroids: Tensor

@@ -89,7 +89,14 @@ def test_identical_tokens_share_one_cluster():
     assert found.centroids.isfinite().all()
 
 
-def test_counts_follow_the_token_count_and_are_clamped():
-    assert cluster_counts(75_600, Settings()) == (300, 8, 995)
+@pytest.mark.parametrize(
+    ("tokens", "counts"),
+    [(1, (1, 1, 1)), (1_680, (27, 4, 105)), (7_920, (64, 8, 322)), (32_760, (130, 8, 655)), (75_600, (300, 8, 995))],
+)
+def test_automatic_counts_follow_the_token_count(tokens, counts):
+    assert cluster_counts(tokens, Settings()) == counts
+
+
+def test_counts_asked_for_are_clamped():
     assert cluster_counts(10, Settings(query_clusters=300, key_clusters=1000)) == (10, 1, 10)
-    assert cluster_counts(5_000, Settings(query_clusters=20, probe_clusters=1)) == (20, 1, 66)
+    assert cluster_counts(5_000, Settings(query_clusters=20, probe_clusters=1, key_clusters=66)) == (20, 1, 66)
