@@ -160,14 +160,17 @@ def _visible_keys(
     where: tuple[int, int],
 ) -> VisibleKeys:
     rows = exact[row_labels].nonzero().squeeze(-1)
-    keys = [sorted_keys.keys[where][rows], conditioning.keys[where]]
-    values = [sorted_keys.values[where][rows], conditioning.values[where]]
+    skipped = (summaries.log_sizes[where].isfinite() & ~exact).nonzero().squeeze(-1)
+    if not settings.compensates:
+        skipped = skipped[:0]
+
+    def joined(tokens: Tensor, extra: Tensor, means: Tensor) -> Tensor:
+        return torch.cat((tokens[where][rows].to(means.dtype), extra[where].to(means.dtype), means[where][skipped]))
+
     tokens = len(rows) + conditioning.keys.shape[2]
-    log_weights = summaries.log_sizes.new_zeros(tokens)
-    if settings.compensates:
-        skipped = (summaries.log_sizes[where].isfinite() & ~exact).nonzero().squeeze(-1)
-        keys.append(summaries.key_means[where][skipped])
-        values.append(summaries.value_means[where][skipped])
-        log_weights = torch.cat((log_weights, summaries.log_sizes[where][skipped]))
-    dtype = summaries.key_means.dtype
-    return VisibleKeys(*(torch.cat([part.to(dtype) for part in parts]) for parts in (keys, values)), log_weights, tokens)
+    return VisibleKeys(
+        keys=joined(sorted_keys.keys, conditioning.keys, summaries.key_means),
+        values=joined(sorted_keys.values, conditioning.values, summaries.value_means),
+        log_weights=F.pad(summaries.log_sizes[where][skipped], (tokens, 0)),
+        exact=tokens,
+    )

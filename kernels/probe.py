@@ -23,23 +23,30 @@ def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Condi
     """
     keys, sizes = sorted_keys.keys, sorted_keys.clusters.sizes
     mean_norms = summaries.value_means.square().sum(-1)[:, :, None]
-    batch, heads, count = centroids.shape[:3]
-    parts = []
-    for rows in row_slices(count, batch * heads * keys.shape[2], keys.device):
+    shape = centroids.shape[:3]
+    found = Probe(
+        errors=centroids.new_empty(*shape, sizes.shape[-1]),
+        masses=centroids.new_empty(*shape, sizes.shape[-1]),
+        peaks=centroids.new_empty(shape),
+        numerators=torch.empty_like(centroids),
+        denominators=centroids.new_empty(shape),
+    )
+    for rows in row_slices(shape[2], shape[0] * shape[1] * keys.shape[2], keys.device):
         logits = _logits(centroids[:, :, rows], keys, scale)
         extra = _logits(centroids[:, :, rows], conditioning.keys, scale)
         peaks = torch.cat((logits, extra), dim=-1).amax(-1)
-        weights = (logits - peaks[..., None]).exp_()
-        extra = (extra - peaks[..., None]).exp_()
-        numerators = _weighted_sum(weights, sorted_keys.values) + _weighted_sum(extra, conditioning.values)
-        denominators = weights.sum(-1) + extra.sum(-1)
+        weights = logits.sub_(peaks[..., None]).exp_()
+        extra = extra.sub_(peaks[..., None]).exp_()
+        found.peaks[:, :, rows] = peaks
+        found.numerators[:, :, rows] = _weighted_sum(weights, sorted_keys.values) + _weighted_sum(extra, conditioning.values)
+        found.denominators[:, :, rows] = weights.sum(-1) + extra.sum(-1)
         by_key = weights.transpose(-1, -2).contiguous()
         crossed = segment_sum(by_key * summaries.value_dots[..., None], sizes).transpose(-1, -2)
         squared = segment_sum(by_key.square_().mul_(summaries.value_norms[..., None]), sizes).transpose(-1, -2)
         centroid_weights, masses = _centroid_weights(centroids[:, :, rows], summaries, scale, peaks)
         errors = squared - 2 * centroid_weights * crossed + masses * centroid_weights * mean_norms
-        parts.append((errors.clamp_(min=0), masses, peaks, numerators, denominators))
-    return Probe(*(torch.cat(tensors, dim=2) for tensors in zip(*parts)))
+        found.masses[:, :, rows], found.errors[:, :, rows] = masses, errors.clamp_(min=0)
+    return found
 
 
 def probe_centroids(centroids: Tensor, conditioning: Conditioning, summaries: Summaries, scale: float) -> Probe:
