@@ -235,18 +235,21 @@ NODE_CLASS_MAPPINGS = {
 
 @PromptServer.instance.routes.get("/svg-ear-tests/state")
 async def _state(request):
-    """Counters, and the memory that live tensors hold."""
-    gc.collect()
-    tensors = [item for item in gc.get_objects() if isinstance(item, torch.Tensor)]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return web.json_response(
-        {
-            "evaluations": evaluations,
-            "attention_calls": CountAttention.calls,
-            "tensors": len(tensors),
-            "tensor_bytes": sum(storages.values()),
-        }
-    )
+    """Counters; with ``?memory`` also what live tensors hold, which takes a while."""
+    state = {"evaluations": evaluations, "attention_calls": CountAttention.calls}
+    if "memory" in request.query:
+        gc.collect()
+        tensors = [item for item in gc.get_objects() if isinstance(item, torch.Tensor)]
+        state |= {"tensors": len(tensors), "tensor_bytes": sum(dict(map(_storage, tensors)).values())}
+    return web.json_response(state)
+
+
+def _storage(tensor):
+    try:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    except (RuntimeError, NotImplementedError):  # freed meanwhile by the thread that samples, or never allocated
+        return 0, 0
 
 
 @PromptServer.instance.routes.post("/svg-ear-tests/reset")

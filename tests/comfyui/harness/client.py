@@ -98,15 +98,15 @@ class Client:
     def wait_for_evaluations(self, count: int, timeout: float = 60) -> None:
         """Return once a ``SVGEARTestMidSampling`` node has seen ``count`` evaluations since ``reset_counters``."""
         deadline = time.monotonic() + timeout
-        while self.state()["evaluations"] < count:
+        while self.get("/svg-ear-tests/state")["evaluations"] < count:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"fewer than {count} evaluations of the model within {timeout} s")
             time.sleep(0.02)
 
     def state(self) -> dict:
-        """Of the server process: ``evaluations`` and ``attention_calls`` counted by fixture nodes, ``tensors`` alive
-        and the ``tensor_bytes`` that they hold."""
-        return self.get("/svg-ear-tests/state")
+        """Of the server process, best while nothing runs: ``evaluations`` and ``attention_calls`` counted by fixture nodes,
+        ``tensors`` alive and the ``tensor_bytes`` that they hold."""
+        return self.get("/svg-ear-tests/state?memory=1")
 
     def reset_counters(self) -> None:
         """Set ``evaluations`` and ``attention_calls`` to 0."""

@@ -20,7 +20,7 @@ TORCH_PARTS = ("torch", "torchvision", "torchaudio")
 # ComfyUI imports both at start. Their wheels are linked against CUDA builds of torch, but the first pair imports beside
 # any other torch once torchaudio's libraries are gone, and nothing that the tests run calls their kernels. It ends at
 # Python 3.11; the second pair is for newer ones and needs a CUDA build of torch.
-PAIRS = (("torchvision==0.16.2", "torchaudio==2.11.0"), ("torchvision", "torchaudio==2.11.0"))
+PAIRS = (("torchvision==0.16.2", "torchaudio==2.11.0"), ("torchvision==0.28.0", "torchaudio==2.11.0"))
 
 
 def install(stamp: Path | None) -> None:
