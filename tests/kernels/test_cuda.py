@@ -1,0 +1,44 @@
+"""The same computation on a CUDA GPU. Needs one: without it these tests are skipped, and nothing else covers the GPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from kernel_inputs import clustered, relative_error
+from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, sparse_attention
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+LAYOUT = SequenceLayout(range(7, 1500), (range(0, 5), range(1500, 1511)))
+
+
+@pytest.mark.parametrize("method", ["svg-ear", "svg2"])
+def test_a_gpu_gives_what_the_cpu_gives(method):
+    inputs = clustered(1511, batch=2, heads=3)
+    settings = Settings(method=method, density=0.2)
+    expected = sparse_attention(*inputs, settings, layouts=LAYOUT).output
+    found = sparse_attention(*(tensor.cuda() for tensor in inputs), settings, layouts=LAYOUT).output
+    assert relative_error(found.cpu(), expected) < 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_everything_exact_is_dense(dtype):
+    inputs = [tensor.cuda() for tensor in clustered(3000, heads=3, dim=128, dtype=dtype)]
+    expected = F.scaled_dot_product_attention(*(tensor.double() for tensor in inputs))
+    rounding = relative_error(F.scaled_dot_product_attention(*inputs), expected)
+    assert relative_error(sparse_attention(*inputs, Settings(density=1.0)).output, expected) < 2 * rounding
+
+
+def test_bitwise_repeatable():
+    inputs = [tensor.cuda() for tensor in clustered(5000, heads=3, dim=128, dtype=torch.bfloat16)]
+    assert torch.equal(sparse_attention(*inputs).output, sparse_attention(*inputs).output)
+
+
+def test_extra_memory_is_bounded():
+    inputs = [tensor.cuda() for tensor in clustered(32_760, heads=8, dim=128, dtype=torch.bfloat16)]
+    state, timer = ClusterState(), StageTimer()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    sparse_attention(*inputs, state=state, timer=timer)
+    extra = torch.cuda.max_memory_allocated() - before
+    print({name: round(seconds, 3) for name, seconds in timer.seconds().items()})
+    print(f"extra {extra / 2**20:.0f} MiB, inputs {3 * inputs[0].nbytes / 2**20:.0f} MiB, state {state.nbytes() / 2**20:.1f} MiB")
+    assert extra < 2 * 3 * inputs[0].nbytes
