@@ -30,7 +30,7 @@ class Scale:
     guidance: float
 
 
-SCALES = {"cpu": Scale((9, 15, 26), 8, 2, 1.0), "cuda": Scale(sample.LARGE_GRID, 20, 4, 3.0)}
+SCALES = {"cpu": Scale((9, 15, 26), 6, 2, 1.0), "cuda": Scale(sample.MEDIUM_GRID, 12, 3, 1.0)}
 
 
 @dataclass(frozen=True)

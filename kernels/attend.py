@@ -103,7 +103,6 @@ def attend(
         scale: factor of the logits.
         output: ``[B, H, N, D]``, token order, any strides.
     """
-    dtype = summaries.key_means.dtype
     row_labels = sorted_keys.clusters.labels.gather(-1, sorted_keys.clusters.order)
     group_ends = groups.probe.offsets[..., :: groups.split].tolist()
     for b, h in torch.cartesian_prod(torch.arange(queries.shape[0]), torch.arange(queries.shape[1])).tolist():
@@ -118,14 +117,22 @@ def attend(
             if settings.corrects:
                 seen = visible.attend(groups.probe.centroids[b, h, probes], scale)
                 correction = residual(seen, probe, (b, h, probes))
-            for rows in row_slices(stop - start, len(visible.keys), queries.device):
-                at = tokens[rows]
-                part = visible.attend(queries[b, h, at].to(dtype), scale)
-                numerators, denominators = part.numerators, part.denominators
-                if correction is not None:
-                    own = groups.probe.labels[b, h, at] - probes.start
-                    numerators, denominators = correction.correct(part, own)
-                output[b, h, at] = (numerators / denominators[:, None]).to(output.dtype)
+            own = groups.probe.labels[b, h, tokens] - probes.start
+            _attend_group(queries[b, h], tokens, own, visible, correction, scale, output[b, h])
+            # Before the next group gathers its keys.
+            del visible
+
+
+def _attend_group(
+    queries: Tensor, tokens: Tensor, own: Tensor, visible: VisibleKeys, correction: Residual | None, scale: float, output: Tensor
+) -> None:
+    """The rows ``tokens`` of one head, whose probe groups within the routing group are ``own``."""
+    for rows in row_slices(len(tokens), len(visible.keys), queries.device):
+        part = visible.attend(queries[tokens[rows]].to(visible.keys.dtype), scale)
+        numerators, denominators = part.numerators, part.denominators
+        if correction is not None:
+            numerators, denominators = correction.correct(part, own[rows])
+        output[tokens[rows]] = (numerators / denominators[:, None]).to(output.dtype)
 
 
 def residual(seen: PartialSoftmax, probe: Probe, where: tuple[int, int, slice]) -> Residual:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 # Elements of one temporary: small enough to stay in a CPU's cache, large enough to fill a GPU.
-WORKSPACE_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 26}
+WORKSPACE_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 24}
 
 
 def row_slices(rows: int, row_elements: int, device: torch.device) -> Iterator[slice]:

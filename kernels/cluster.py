@@ -10,11 +10,11 @@ from torch import Tensor
 from .chunks import compute_dtype, row_slices
 from .types import Clusters, QueryGroups, Settings
 
-# Tokens per group that automatic counts aim at: (fewest, most, token count from which on it is the most). Below that
-# count groups shrink with the root of the sequence, because a short one has as many topics in fewer tokens.
-TOKENS_PER_ROUTING_GROUP = (64, 252, 32_760)
-TOKENS_PER_PROBE_GROUP = (16, 32, 32_760)
-TOKENS_PER_KEY_CLUSTER = (16, 76, 75_600)
+# Automatic counts: (groups, fewest tokens a group, most tokens a group). A scene has its number of topics whatever its
+# resolution, so the count stays while the size of a group is within the limits.
+ROUTING_GROUPS = (130, 32, 252)
+PROBE_GROUPS = (1024, 16, 32)
+KEY_CLUSTERS = (1000, 16, 76)
 
 
 def cluster_counts(tokens: int, settings: Settings) -> tuple[int, int, int]:
@@ -22,15 +22,15 @@ def cluster_counts(tokens: int, settings: Settings) -> tuple[int, int, int]:
 
     Zero in the settings means a count from the token count; counts above the token count are clamped to it.
     """
-    routing = min(tokens, settings.query_clusters or _automatic(tokens, *TOKENS_PER_ROUTING_GROUP))
-    probe = min(tokens, settings.probe_clusters or _automatic(tokens, *TOKENS_PER_PROBE_GROUP))
-    keys = min(tokens, settings.key_clusters or _automatic(tokens, *TOKENS_PER_KEY_CLUSTER))
+    routing = min(tokens, settings.query_clusters or _automatic(tokens, *ROUTING_GROUPS))
+    probe = min(tokens, settings.probe_clusters or _automatic(tokens, *PROBE_GROUPS))
+    keys = min(tokens, settings.key_clusters or _automatic(tokens, *KEY_CLUSTERS))
     return routing, max(1, round(probe / routing)), keys
 
 
-def _automatic(tokens: int, fewest: int, most: int, reached: int) -> int:
-    """Number of groups of ``fewest`` to ``most`` tokens, growing with the root of the token count."""
-    return math.ceil(tokens / min(most, max(fewest, most * math.sqrt(tokens / reached))))
+def _automatic(tokens: int, groups: int, fewest: int, most: int) -> int:
+    """``groups``, unless they would have fewer than ``fewest`` or more than ``most`` tokens."""
+    return max(math.ceil(tokens / most), min(groups, math.ceil(tokens / fewest)))
 
 
 def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | None = None) -> Clusters:

@@ -70,7 +70,8 @@ def _best_within(priority: Tensor, sizes: Tensor, budget: Tensor, at_least_one: 
     priority = torch.where(sizes > 0, priority, -torch.inf)
     order = priority.argsort(dim=-1, descending=True, stable=True)
     ordered = sizes.gather(-1, order)
-    fits = 2 * ordered.cumsum(-1) - ordered <= 2 * budget[..., None]
+    # Twice the middle of each block in the running sum, which is an integer.
+    fits = ordered.cumsum(-1).mul_(2).sub_(ordered) <= (2 * budget).floor().long()[..., None]
     if at_least_one:
         fits[..., 0] = True
     return torch.zeros_like(fits).scatter_(-1, order, fits & (ordered > 0))

@@ -91,7 +91,7 @@ def test_identical_tokens_share_one_cluster():
 
 @pytest.mark.parametrize(
     ("tokens", "counts"),
-    [(1, (1, 1, 1)), (1_680, (27, 4, 105)), (7_920, (64, 8, 322)), (32_760, (130, 8, 655)), (75_600, (300, 8, 995))],
+    [(1, (1, 1, 1)), (1_680, (53, 2, 105)), (7_920, (130, 4, 495)), (32_760, (130, 8, 1000)), (75_600, (300, 8, 1000))],
 )
 def test_automatic_counts_follow_the_token_count(tokens, counts):
     assert cluster_counts(tokens, Settings()) == counts
