@@ -20,7 +20,7 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
         key_sizes: int64 ``[B, H, C]``.
         settings: method, budget and ranking.
     """
-    masses = _sum_over_group(_shares(probe.masses), groups)
+    masses = _sum_over_group(probe.masses, 1 / _positive(probe.masses.sum(-1)), groups)
     if settings.method == "svg2" or settings.probe_score == "mass":
         priority = masses
     else:
@@ -39,18 +39,18 @@ def _group_errors(probe: Probe, groups: QueryGroups, settings: Settings) -> Tens
         scale = (2 * (peaks - peaks.amax(-1, keepdim=True))).exp().flatten(-2)
     else:
         scale = probe.denominators**-2
-    return _sum_over_group(probe.errors * scale[..., None], groups)
+    return _sum_over_group(probe.errors, scale, groups)
 
 
-def _sum_over_group(per_probe: Tensor, groups: QueryGroups) -> Tensor:
-    """Sum ``[B, H, P, C]`` over the probe groups of each routing group, weighted by their sizes."""
-    weighted = per_probe * groups.probe.sizes[..., None]
-    return weighted.unflatten(2, (-1, groups.split)).sum(3)
+def _sum_over_group(per_probe: Tensor, scale: Tensor, groups: QueryGroups) -> Tensor:
+    """Sum ``[B, H, P, C]`` over the probe groups of each routing group, weighted by ``scale`` ``[B, H, P]`` and their sizes."""
+    weights = (scale * groups.probe.sizes).unflatten(2, (-1, groups.split))
+    return torch.einsum("bhgp,bhgpc->bhgc", weights, per_probe.unflatten(2, (-1, groups.split)))
 
 
-def _shares(masses: Tensor) -> Tensor:
-    """Masses over their sum; zero where conditioning leaves the video no mass that float can hold."""
-    return masses / masses.sum(-1, keepdim=True).clamp(min=torch.finfo(masses.dtype).tiny)
+def _positive(masses: Tensor) -> Tensor:
+    """Masses away from zero, where conditioning leaves the video no mass that float can hold."""
+    return masses.clamp(min=torch.finfo(masses.dtype).tiny)
 
 
 def _budget(masses: Tensor, sizes: Tensor, tokens: Tensor, settings: Settings) -> Tensor:
@@ -58,11 +58,11 @@ def _budget(masses: Tensor, sizes: Tensor, tokens: Tensor, settings: Settings) -
     if settings.budget == "density":
         budget = torch.full_like(masses[..., 0], settings.density, dtype=torch.float64) * tokens
     else:
-        shares, order = _shares(masses).sort(dim=-1, descending=True, stable=True)
+        shares, order = (masses / _positive(masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
         before = shares.cumsum(-1) - shares
         area = sizes.gather(-1, order) * (before < settings.top_p)
         budget = area.sum(-1).double()
-    return budget.clamp(min=0).maximum(settings.min_share * tokens.double())
+    return budget.maximum(settings.min_share * tokens.double())
 
 
 def _best_within(priority: Tensor, sizes: Tensor, budget: Tensor, at_least_one: bool) -> Tensor:

@@ -1,13 +1,8 @@
 """Import the pack the way ComfyUI does before any test module asks for it."""
 
-import sys
-from pathlib import Path
+import torch
 
-TESTS = Path(__file__).resolve().parent
-sys.path.extend((str(TESTS.parent), str(TESTS)))
-
-import torch  # noqa: E402
-from benchmarks import pack  # noqa: E402
+from benchmarks import pack
 
 pack.load()
 # The tensors are small, and threads that wait for each other would fight with the ComfyUI server for the same cores.
