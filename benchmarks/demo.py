@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import shutil
+import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,6 +134,24 @@ def save_preview(rows: dict[str, torch.Tensor], path: Path) -> None:
     sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=125, loop=0, quality=85)
 
 
+def save_figures(clips: dict[str, Clip], device: str, path: Path) -> None:
+    """The table as CSV, with what it was measured on."""
+    hardware = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "density", "psnr_db", "attention_seconds", "total_seconds", "hardware", "torch", "commit"])
+        for label, clip in clips.items():
+            quality = f"{psnr(clip.frames, clips['dense'].frames):.2f}"
+            seconds = (f"{clip.attention_seconds:.2f}", f"{clip.total_seconds:.2f}")
+            writer.writerow([label, f"{clip.density:.4f}", quality, *seconds, hardware, torch.__version__, _commit()])
+
+
+def _commit() -> str:
+    """Short hash of the commit that runs, empty outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+
+
 def table(clips: dict[str, Clip]) -> str:
     """One line per method: density, PSNR against dense, seconds in attention and in all."""
     lines = [f"{'method':<26}{'density':>8}{'PSNR dB':>9}{'attention s':>13}{'total s':>9}"]
@@ -172,8 +193,10 @@ def main() -> int:
     contact_sheet(rows).save(options.output / "contact_sheet.png")
     save_preview(rows, options.output / "preview.webp")
 
+    save_figures(clips, options.device, options.output / "figures.csv")
+
     print(table(clips))
-    print(f"pictures: {options.output}/contact_sheet.png, {options.output}/preview.webp")
+    print(f"written: contact_sheet.png, preview.webp and figures.csv in {options.output}")
     ours_db, svg2_db = (psnr(clips[label].frames, clips["dense"].frames) for label in ("SVG-EAR", "SVG2"))
     print(f"demo: svg-ear density={ours.density:.3f} psnr={ours_db:.2f} dB svg2 psnr={svg2_db:.2f} dB")
     return 0 if ours_db > svg2_db else 1

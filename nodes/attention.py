@@ -52,8 +52,8 @@ class SVGEARAttention(io.ComfyNode):
             category="model/patch",
             search_aliases=["sparse attention", "Sparse VideoGen", "SVG2", "speed up video"],
             description=(
-                "Makes Wan, HunyuanVideo and LTX-Video generate faster: of the attention between video tokens only the "
-                "part that matters is computed exactly, the rest is estimated from cluster averages. No training. "
+                "Sparse attention for Wan, HunyuanVideo and LTX-Video: of the attention between video tokens only the part "
+                "that matters is computed exactly, the rest is estimated from cluster averages. No training. "
                 "Put it last before the sampler. Of two such nodes in a row the later one counts alone. "
                 "Connect SVG-EAR Report behind the sampler to see what it did."
             ),

@@ -1,5 +1,6 @@
 """``make demo`` at a size that takes seconds."""
 
+import csv
 import re
 
 import pytest
@@ -34,6 +35,9 @@ def test_it_prints_a_table_and_writes_pictures(run):
     sheet = Image.open(folder / "contact_sheet.png")
     assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000
     assert Image.open(folder / "preview.webp").n_frames == 3
+    figures = list(csv.DictReader(open(folder / "figures.csv")))
+    assert [row["method"] for row in figures] == ["dense", "SVG-EAR", "SVG-EAR as published", "SVG2"]
+    assert float(figures[1]["psnr_db"]) == ours
 
 
 def test_it_fails_when_svg_ear_is_not_the_closer_one(run):
