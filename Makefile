@@ -13,7 +13,7 @@ PYTEST_ARGS ?= --durations=10
 .PHONY: demo test clean
 
 demo: $(VENV)/.demo-installed
-	$(RUN) -m benchmarks.demo
+	OMP_WAIT_POLICY=PASSIVE $(RUN) -m benchmarks.demo
 
 # The tensors of the tests are small: on a busy machine a second thread costs many times what it saves.
 test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
