@@ -19,9 +19,19 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    return _no_skip(report, collector.path)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    if CHECKOUT is not None and report.skipped and not hasattr(report, "wasxfail") and HERE in item.path.parents:
+    return _no_skip(report, item.path)
+
+
+def _no_skip(report, path):
+    if CHECKOUT is not None and report.skipped and not hasattr(report, "wasxfail") and HERE in path.parents:
         report.outcome = "failed"
         report.longrepr = f"skipped although {CHECKOUT} was found: {report.longrepr}"
     return report

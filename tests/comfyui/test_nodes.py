@@ -97,9 +97,20 @@ def test_masked_text_is_hidden(client, name):
 
 def test_second_expert_has_its_warm_up_behind_it(client):
     settings = {"density": 0.1, "dense_blocks": ""}
-    _, text = run(client, two_expert_sampling(attention=settings, report=True, latent=SMALL, steps=4, switch=2))
+    sampled = two_expert_sampling(attention=settings, report=True, latent=SMALL, steps=4, switch=2)
+    result = client.run(sampled.graph.nodes)
+    first, second = result.text(sampled.first_report), result.text(sampled.report)
+    assert sparse_calls(first) == 1 * 2 and dense_calls(first)["warm-up-step"] == 1 * 2
+    assert sparse_calls(second) == 2 * 2 and "warm-up-step" not in dense_calls(second)
+
+
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+def test_two_experts_with_everything_exact_equal_dense(client, task):
+    changes = {"high": f"wan22_{task}_high", "low": f"wan22_{task}_low", "latent": SMALL, "cfg": 3.0}
+    dense, _ = run(client, two_expert_sampling(**changes))
+    exact, text = run(client, two_expert_sampling(attention=EVERYTHING_EXACT, report=True, **changes))
     assert sparse_calls(text) == 2 * 2
-    assert "warm-up-step" not in dense_calls(text)
+    assert relative_error(exact, dense) < 1e-4
 
 
 def backend(graph, model):
@@ -112,12 +123,12 @@ def test_runs_whatever_attention_backend_is_set(client, place):
     assert sparse_calls(text) == STEPS * 2
 
 
-def test_dense_calls_go_through_the_override_below(client):
-    counted = wan(
-        EVERYTHING_SPARSE,
-        steps=STEPS,
-        before=lambda graph, model: graph.add("SVGEARTestCountAttention", model=model)[0],
-    )
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_dense_calls_go_through_the_other_override(client, place):
+    def count(graph, model):
+        return graph.add("SVGEARTestCountAttention", model=model)[0]
+
+    counted = wan(EVERYTHING_SPARSE, steps=STEPS, **{place: count})
     client.run(counted.graph.nodes)
     assert client.state()["attention_calls"] == STEPS * ARCHITECTURES["wan21_t2v"].other_attention
 
@@ -192,33 +203,39 @@ def test_strict_mode_passes_what_is_by_design(client):
 
 
 def test_error_and_interrupt_leave_a_clean_state(client):
-    def failing(graph, model):
-        return graph.add("SVGEARTestMidSampling", model=model, fail_at=2)[0]
+    """A fault leaves no tensors in the patch, and the same patch, cached meanwhile, then gives the same latent as before."""
 
-    def slow(graph, model):
-        return graph.add("SVGEARTestMidSampling", model=model, delay_ms=50)[0]
+    def attempt(steps, **inputs):
+        client.reset_counters()
+        planted = {"after": lambda graph, model: graph.add("SVGEARTestMidSampling", model=model, **inputs)[0]}
+        sampled = wan(EVERYTHING_SPARSE, report=True, steps=steps, **planted)
+        prompt = client.queue(sampled.graph.nodes)
+        if "delay_ms" in inputs:
+            client.wait_for_evaluations(2)
+            client.interrupt()
+        return sampled, client.wait(prompt)
 
-    client.run(wan(EVERYTHING_SPARSE, report=True).graph.nodes)
-    before = client.state()["tensor_bytes"]
-
-    client.reset_counters()
-    assert client.attempt(wan(EVERYTHING_SPARSE, steps=4, after=failing).graph.nodes).status == "error"
-    client.reset_counters()
-    prompt = client.queue(wan(EVERYTHING_SPARSE, steps=50, after=slow).graph.nodes)
-    client.wait_for_evaluations(3)
-    client.interrupt()
-    assert client.wait(prompt).status == "interrupted"
-
-    sampled = wan(EVERYTHING_SPARSE, report=True, steps=STEPS)
-    latent, text = run(client, sampled)
-    assert np.isfinite(latent).all()
-    assert sparse_calls(text) == STEPS * 2
-    assert client.state()["tensor_bytes"] < before + 2**20
+    sampled, result = attempt(STEPS, run=1)
+    expected, held = result.latent(sampled.latent), client.state()["tensor_bytes"]
+    for status, fault in (("error", {"fail_at": 2}), ("interrupted", {"delay_ms": 50})):
+        assert attempt(50, **fault)[1].status == status
+        assert client.state()["tensor_bytes"] < held + 2**12
+    sampled, result = attempt(STEPS, run=2)
+    cached = {sampled.graph.nodes[node]["class_type"] for node in result.cached}
+    assert "SVGEARAttention" in cached and "KSampler" not in cached
+    assert np.array_equal(result.latent(sampled.latent), expected)
+    text = result.text(sampled.report)
+    assert sparse_calls(text) == STEPS * 2 and "stopped early" not in text
 
 
-def test_runs_in_a_row_leave_no_memory_behind(client):
-    held = []
-    for seed in range(20):
-        client.run(wan(EVERYTHING_SPARSE, seed=seed, steps=STEPS).graph.nodes)
-        held.append(client.state()["tensor_bytes"])
-    assert max(held[5:]) <= held[4] + 2**16
+def test_runs_in_a_row_leave_no_memory_behind(comfyui, client):
+    """Two runs on each patch, so that both what a patch keeps and what remains of an old patch would show."""
+    held, resident = [], []
+    for number in range(20):
+        settings = EVERYTHING_SPARSE | {"memory_limit_mb": 1000 + number // 2}
+        client.run(wan(settings, seed=number, steps=STEPS).graph.nodes)
+        if number in (5, 19):
+            held.append(client.state()["tensor_bytes"])
+            resident.append(comfyui.resident_bytes())
+    assert held[1] < held[0] + 2**12
+    assert resident[1] < resident[0] + 2**24

@@ -30,6 +30,7 @@ class _VisionOutput:
 class Conditioning:
     """Random text conditioning, with whatever else an architecture reads beside it.
 
+    ``file`` names an .npy file in the input folder that holds the text tokens ``[1, tokens, channels]`` instead.
     ``masked`` adds an attention mask, in which ``padding`` of the last text tokens are off. ``image`` adds a latent image
     and mask for image-to-video models, ``reference`` a reference latent and ``context`` a context latent.
     """
@@ -46,6 +47,7 @@ class Conditioning:
             "optional": {
                 **{name: _int() for name in sizes},
                 "masked": ("BOOLEAN", {"default": False}),
+                "file": ("STRING", {"default": ""}),
                 **{name: ("LATENT",) for name in ("image", "reference", "context")},
             },
         }
@@ -61,12 +63,15 @@ class Conditioning:
         byt5_tokens=0,
         padding=0,
         masked=False,
+        file="",
         image=None,
         reference=None,
         context=None,
     ):
         generator = torch.Generator().manual_seed(seed)
         text = torch.randn(1, tokens, channels, generator=generator)
+        if file:
+            text = torch.from_numpy(numpy.load(os.path.join(folder_paths.get_input_directory(), file)))
         entries = {"pooled_output": None}
         if pooled_channels:
             entries["pooled_output"] = torch.randn(1, pooled_channels, generator=generator)
@@ -195,7 +200,10 @@ class ModelFacts:
 
 
 class Save:
-    """Save a LATENT as .npy and hand its path back in the node's ``file``."""
+    """Save a LATENT as .npy and hand its path back in the node's ``file``.
+
+    With ``model`` it is saved as that model sees it, without the scale and shift of its latent format.
+    """
 
     CATEGORY = "svg-ear tests"
     FUNCTION = "run"
@@ -204,11 +212,15 @@ class Save:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"latent": ("LATENT",), "name": ("STRING", {"default": "latent"})}}
+        return {
+            "required": {"latent": ("LATENT",), "name": ("STRING", {"default": "latent"})},
+            "optional": {"model": ("MODEL",)},
+        }
 
-    def run(self, latent, name):
+    def run(self, latent, name, model=None):
+        samples = latent["samples"] if model is None else model.model.process_latent_in(latent["samples"])
         path = os.path.join(folder_paths.get_output_directory(), f"{name}.npy")
-        numpy.save(path, latent["samples"].float().cpu().numpy())
+        numpy.save(path, samples.float().cpu().numpy())
         return {"ui": {"file": [path]}}
 
 

@@ -207,6 +207,17 @@ ARCHITECTURES = {
             2,
             4,
         ),
+        # Fun Control has the image embedding too; the control video is concatenated where I2V has its mask and image.
+        Architecture(
+            "wan21_fun_control",
+            "WAN21_FunControl2V",
+            lambda: wan(48, 16, image=True),
+            (16, 5, 24, 32),
+            (1, 2, 2),
+            WAN_TEXT | {"vision_tokens": 257, "vision_channels": 1280},
+            2,
+            4,
+        ),
         # The two experts of Wan 2.2 14B have one layout, which is that of Wan 2.1 T2V.
         Architecture("wan22_t2v_high", "WAN21_T2V", lambda: wan(16, 16), (16, 5, 24, 32), (1, 2, 2), WAN_TEXT, 2, 2),
         Architecture("wan22_t2v_low", "WAN21_T2V", lambda: wan(16, 16), (16, 5, 24, 32), (1, 2, 2), WAN_TEXT, 2, 2),

@@ -8,7 +8,7 @@
 ``sampling`` builds the usual whole: loader, our node or none, sampler, saved latent and report.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from .checkpoints import ARCHITECTURES
@@ -57,9 +57,9 @@ class Graph:
         channels, frames, height, width = shape
         return self.add("SVGEARTestLatent", channels=channels, frames=frames, height=height, width=width, **changes)[0]
 
-    def save(self, latent: list) -> Node:
-        """Save a LATENT under a new name; read it with ``Result.latent(node)``."""
-        return self.add("SVGEARTestSave", latent=latent, name=f"latent-{next(_names)}")
+    def save(self, latent: list, **model) -> Node:
+        """Save a LATENT under a new name; read it with ``Result.latent(node)``. With ``model=`` it is as that model sees it."""
+        return self.add("SVGEARTestSave", latent=latent, name=f"latent-{next(_names)}", **model)
 
     def show(self, text: list) -> Node:
         """Hand a STRING back; read it with ``Result.text(node)``."""
@@ -78,12 +78,13 @@ class Graph:
 class Sampling:
     """A graph and the nodes whose results a test reads.
 
-    report is None where no report was asked for.
+    report is None where no report was asked for; first_report is that of the high-noise expert where there are two.
     """
 
     graph: Graph
     latent: Node
     report: Node | None
+    first_report: Node | None = None
 
 
 def sampling(
@@ -153,7 +154,7 @@ def two_expert_sampling(
 ) -> Sampling:
     """The two-sampler graph of Wan 2.2 14B: the high-noise expert up to step ``switch``, the low-noise one after it.
 
-    The report is that of the low-noise model; arguments as in ``sampling``.
+    ``report`` adds one for each expert; arguments as in ``sampling``.
     """
     graph = Graph()
     models = [graph.load(name) for name in (high, low)]
@@ -186,10 +187,14 @@ def two_expert_sampling(
         return_with_leftover_noise="disable",
         **common,
     )
-    return _finish(graph, second[0], models[1], report)
+    shown = _report(graph, first[0], models[0]) if report else None
+    return replace(_finish(graph, second[0], models[1], report), first_report=shown)
+
+
+def _report(graph: Graph, sampled: list, model: list) -> Node:
+    return graph.show(graph.add("SVGEARReport", model=model, latent=sampled)[0])
 
 
 def _finish(graph: Graph, sampled: list, model: list, report: bool) -> Sampling:
     saved = graph.save(sampled)
-    shown = graph.show(graph.add("SVGEARReport", model=model, latent=sampled)[0]) if report else None
-    return Sampling(graph, saved, shown)
+    return Sampling(graph, saved, _report(graph, sampled, model) if report else None)
