@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,8 @@ class Residual:
     """What compensation misses at the probe centroids of one routing group, per unit of compensated mass (design §1.1).
 
     With ``A, Z`` dense attention at the centroid and ``A', Z', w`` what the sparse computation sees there,
-    ``r = (A - A') / w`` and ``z = (Z - Z') / w``; both zero where nothing was compensated. ``z`` is not negative (Jensen).
+    ``r = (A - A') / w`` and ``z = (Z - Z') / w``, which is not negative (Jensen). Both are zero where next to nothing was
+    compensated, so that no ratio overflows.
 
     Attributes:
         numerators: r, ``[m, D]``.
@@ -105,7 +107,7 @@ def attend(
     """
     row_labels = sorted_keys.clusters.labels.gather(-1, sorted_keys.clusters.order)
     group_ends = groups.probe.offsets[..., :: groups.split].tolist()
-    for b, h in torch.cartesian_prod(torch.arange(queries.shape[0]), torch.arange(queries.shape[1])).tolist():
+    for b, h in itertools.product(range(queries.shape[0]), range(queries.shape[1])):
         for group, (start, stop) in enumerate(zip(group_ends[b][h], group_ends[b][h][1:])):
             if start == stop:
                 continue
@@ -148,7 +150,7 @@ def residual(seen: PartialSoftmax, probe: Probe, where: tuple[int, int, slice]) 
     mass = seen.compensated * seen_scale
     numerators = dense_scale[:, None] * probe.numerators[where] - seen_scale[:, None] * seen.numerators
     denominators = (dense_scale * probe.denominators[where] - seen_scale * seen.denominators).clamp(min=0)
-    inverse = torch.where(mass > torch.finfo(mass.dtype).tiny, 1 / mass, 0)
+    inverse = torch.where(mass > torch.finfo(mass.dtype).tiny ** 0.5, 1 / mass, 0)
     return Residual(numerators * inverse[:, None], denominators * inverse, seen.compensated / seen.denominators)
 
 

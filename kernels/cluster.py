@@ -61,7 +61,10 @@ def group_queries(
     routing_centroids: Tensor | None = None,
     probe_centroids: Tensor | None = None,
 ) -> QueryGroups:
-    """Cluster queries into routing groups, then each routing group into ``split`` probe groups (design §1.2, top-down).
+    """Cluster queries into routing groups, then each routing group into ``split`` probe groups, top-down.
+
+    A query is compared with the probe centroids of its own routing group only; this torch version computes the distances
+    to all of them and picks those.
 
     Args:
         queries: ``[B, H, N, D]``, any strides.

@@ -73,11 +73,12 @@ def sparse_attention(
     scale = dim**-0.5 if scale is None else scale
     timer = timer or StageTimer()
     state = state or ClusterState()
-    state.begin((*q.shape, q.device, *(len(layout.video) for layout in layouts)), settings)
+    tokens = len(layouts[0].video)
+    step = _heads_at_once(q, tokens, settings, memory_limit)
+    state.begin((*q.shape, tokens, q.dtype, q.device, step), settings)
     output = q.new_empty(batch, length, heads, dim).transpose(1, 2)
     statistics: dict[tuple[int, int], Statistics] = {}
     for item, layout in enumerate(layouts):
-        step = _heads_at_once(q, len(layout.video), settings, memory_limit)
         for head in range(0, heads, step):
             part = (slice(item, item + 1), slice(head, head + step))
             kept = state.heads.get((item, head))

@@ -127,12 +127,12 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
                 if reached < settings.top_p:
                     budget += sizes[j].item()
                 reached += (mass[j] / mass.sum()).item()
-        budget = max(budget, settings.min_share * sizes.sum().item())
+        floor = settings.min_share * sizes.sum().item()
         spent = 0
         for place, j in enumerate(ranked):
             size = sizes[j].item()
             fits = spent + size / 2 <= budget or (place == 0 and settings.method == "svg2")
-            exact[b, h, group, j] = size > 0 and fits
+            exact[b, h, group, j] = size > 0 and (fits or spent < floor)
             spent += size
     return Routing(exact, (exact * key_sizes[:, :, None]).sum(-1) / key_sizes.sum(-1)[:, :, None].to(probe.errors))
 
@@ -171,7 +171,7 @@ def attend(
         own_group = (torch.arange(count) // groups.split).expand(*queries.shape[:2], count)
         seen, seen_sum, mass, peak = numerator_and_denominator(groups.probe.centroids, own_group)
         dense_scale = (probe.peaks - peak).exp()
-        inverse = torch.where(mass > 0, 1 / mass, 0)
+        inverse = torch.where(mass > torch.finfo(mass.dtype).tiny ** 0.5, 1 / mass, 0)
         r = (dense_scale[..., None] * probe.numerators - seen) * inverse[..., None]
         z = (dense_scale * probe.denominators - seen_sum).clamp(min=0) * inverse
         reach = 4 * (mass / seen_sum).gather(-1, owner) * denominators

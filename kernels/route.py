@@ -20,7 +20,7 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
         key_sizes: int64 ``[B, H, C]``.
         settings: method, budget and ranking.
     """
-    masses = _sum_over_group(probe.masses, 1 / _positive(probe.masses.sum(-1)), groups)
+    masses = _sum_over_group(probe.masses, _inverse(probe.masses.sum(-1)), groups)
     if settings.method == "svg2" or settings.probe_score == "mass":
         priority = masses
     else:
@@ -28,7 +28,9 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
     sizes = key_sizes[:, :, None].expand_as(priority)
     tokens = key_sizes.sum(-1)[:, :, None]
     budget = _budget(masses, sizes, tokens, settings)
-    exact = _best_within(priority, sizes, budget, at_least_one=not settings.compensates)
+    # One key is enough to make the best block exact.
+    floor = (settings.min_share * tokens.double()).clamp(min=0 if settings.compensates else 1)
+    exact = _best_within(priority, sizes, budget, floor)
     return Routing(exact, (sizes * exact).sum(-1) / tokens.to(probe.errors.dtype))
 
 
@@ -48,9 +50,9 @@ def _sum_over_group(per_probe: Tensor, scale: Tensor, groups: QueryGroups) -> Te
     return torch.einsum("bhgp,bhgpc->bhgc", weights, per_probe.unflatten(2, (-1, groups.split)))
 
 
-def _positive(masses: Tensor) -> Tensor:
-    """Masses away from zero, where conditioning leaves the video no mass that float can hold."""
-    return masses.clamp(min=torch.finfo(masses.dtype).tiny)
+def _inverse(masses: Tensor) -> Tensor:
+    """``1 / masses``, zero where conditioning leaves the video next to nothing, so that nothing overflows."""
+    return torch.where(masses > torch.finfo(masses.dtype).tiny ** 0.5, 1 / masses, 0)
 
 
 def _budget(masses: Tensor, sizes: Tensor, tokens: Tensor, settings: Settings) -> Tensor:
@@ -58,20 +60,20 @@ def _budget(masses: Tensor, sizes: Tensor, tokens: Tensor, settings: Settings) -
     if settings.budget == "density":
         budget = torch.full_like(masses[..., 0], settings.density, dtype=torch.float64) * tokens
     else:
-        shares, order = (masses / _positive(masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
+        shares, order = (masses * _inverse(masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
         before = shares.cumsum(-1) - shares
         area = sizes.gather(-1, order) * (before < settings.top_p)
         budget = area.sum(-1).double()
-    return budget.maximum(settings.min_share * tokens.double())
+    return budget
 
 
-def _best_within(priority: Tensor, sizes: Tensor, budget: Tensor, at_least_one: bool) -> Tensor:
-    """Bool ``[B, H, G, C]``: clusters by falling priority up to the budget; empty ones never."""
+def _best_within(priority: Tensor, sizes: Tensor, budget: Tensor, floor: Tensor) -> Tensor:
+    """Bool ``[B, H, G, C]``: clusters by falling priority up to ``budget`` keys, at least ``floor`` keys; empty ones never."""
     priority = torch.where(sizes > 0, priority, -torch.inf)
     order = priority.argsort(dim=-1, descending=True, stable=True)
     ordered = sizes.gather(-1, order)
     # Twice the middle of each block in the running sum, which is an integer.
-    fits = ordered.cumsum(-1).mul_(2).sub_(ordered) <= (2 * budget).floor().long()[..., None]
-    if at_least_one:
-        fits[..., 0] = True
+    middles = ordered.cumsum(-1).mul_(2).sub_(ordered)
+    fits = middles <= (2 * budget).floor().long()[..., None]
+    fits |= middles.sub_(ordered) < (2 * floor).ceil().long()[..., None]
     return torch.zeros_like(fits).scatter_(-1, order, fits & (ordered > 0))

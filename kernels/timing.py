@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from contextlib import contextmanager
 
 import torch
+
+# Stages on the GPU that may wait to be read before finished ones are added up.
+PENDING_STAGES = 1000
 
 
 class StageTimer:
@@ -17,7 +20,7 @@ class StageTimer:
 
     def __init__(self):
         self._elapsed: dict[str, float] = defaultdict(float)
-        self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._pending: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
     def stage(self, name: str, device: torch.device):
@@ -29,6 +32,8 @@ class StageTimer:
                 yield
                 end.record()
             self._pending.append((name, start, end))
+            if len(self._pending) > PENDING_STAGES and self._pending[0][2].query():
+                self._collect(self._pending.popleft())
         else:
             began = time.perf_counter()
             yield
@@ -36,8 +41,11 @@ class StageTimer:
 
     def seconds(self) -> dict[str, float]:
         """Seconds per stage in order of first use. Waits for the GPU stages measured so far."""
-        for name, start, end in self._pending:
-            end.synchronize()
-            self._elapsed[name] += start.elapsed_time(end) / 1000
-        self._pending.clear()
+        while self._pending:
+            self._pending[0][2].synchronize()
+            self._collect(self._pending.popleft())
         return dict(self._elapsed)
+
+    def _collect(self, stage: tuple[str, torch.cuda.Event, torch.cuda.Event]) -> None:
+        name, start, end = stage
+        self._elapsed[name] += start.elapsed_time(end) / 1000

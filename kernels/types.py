@@ -29,7 +29,7 @@ class Settings:
             routing group, the area of the smallest set of key clusters whose centroid mass reaches ``top_p``.
         density: share of video query-key pairs computed exactly, 0 to 1 (budget ``density``).
         top_p: attention mass, 0 to 1 (budget ``top-p``).
-        min_share: floor of the exact share of each routing group, 0 to 1.
+        min_share: least exact share of each routing group, 0 to 1.
         query_clusters: routing groups; 0 chooses from the token count.
         probe_clusters: probe groups in all, spread evenly over the routing groups; 0 chooses from the token
             count; a number not above the routing groups means one level: the routing groups are probed themselves.
@@ -138,7 +138,7 @@ class QueryGroups:
 
     Attributes:
         probe: the fine partition, ``P = G * split`` groups; its order sorts by routing group, then by probe group.
-        routing_centroids: float ``[B, H, G, D]``, the means of the routing groups.
+        routing_centroids: float ``[B, H, G, D]``, the means of the routing groups when they were last clustered.
         split: probe groups per routing group; 1 when both levels are the same.
     """
 
@@ -276,7 +276,8 @@ class AttentionResult:
 class ClusterState:
     """Clusters kept from one denoising step to the next, for calls of one shape.
 
-    A call with another shape, device or settings needs a new state; :func:`sparse_attention` raises ValueError otherwise.
+    A call of another shape, dtype, device, settings or number of heads at once needs a new state; :func:`sparse_attention`
+    raises ValueError otherwise.
 
     Attributes:
         calls: calls made with this state.

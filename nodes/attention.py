@@ -136,7 +136,8 @@ class SVGEARAttention(io.ComfyNode):
                     "recluster_every",
                     1,
                     100,
-                    "Cluster anew every so many steps. Higher saves time and lets the groups age; up to 4 costs little. "
+                    "Cluster a layer anew every so many evaluations; samplers such as heun evaluate twice a step. Higher saves "
+                    "time and lets the groups age. "
                     "Only with preset custom.",
                 ),
                 _switch(

@@ -60,13 +60,13 @@ class AttentionCall:
 
     def dense_reason(self) -> Reason | None:
         """What in the call itself keeps it dense."""
+        if self.q.shape[-2] != self.k.shape[-2]:
+            return reasons.CROSS_ATTENTION
         if self.options.get("low_precision_attention") is False:
             return reasons.FULL_PRECISION
         unknown = (value for name, value in self.options.items() if name not in KNOWN_OPTIONS)
         if any(value is not None and value is not False for value in unknown):
             return reasons.UNKNOWN_OPTION
-        if self.q.shape[-2] != self.k.shape[-2]:
-            return reasons.CROSS_ATTENTION
         if self.options.get("enable_gqa") and self.q.shape != self.k.shape:
             return reasons.GROUPED_QUERY
         if not self.q.shape == self.k.shape == self.v.shape:
@@ -79,5 +79,7 @@ class AttentionCall:
             return reasons.HEAD_DIM
         if self.q.dtype not in DTYPES:
             return reasons.DTYPE
+        if torch.is_grad_enabled() and self.q.requires_grad:
+            return reasons.TRAINING
         unavailable = kernels.unavailable_reason(self.q.device)
         return replace(reasons.DEVICE, sentence=f"{unavailable}.") if unavailable else None

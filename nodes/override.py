@@ -119,7 +119,8 @@ class Patch:
         return executor(*args, **kwargs)
 
     def _evaluation(self, base_model, x: Tensor, transformer_options: dict, conditions: dict) -> Evaluation:
-        model = base_model.diffusion_model
+        # torch.compile wraps the model and hides its class.
+        model = getattr(base_model.diffusion_model, "_orig_mod", base_model.diffusion_model)
         architecture = find_architecture(model)
         # Packed audio-video latents come flat, with the shapes of their parts beside them, video first.
         shapes = conditions.get("latent_shapes")
@@ -133,7 +134,9 @@ class Patch:
 
         inner = transformer_options.get(OVERRIDE)
         window = transformer_options.get("context_window")
-        branch = tuple(transformer_options.get("cond_or_uncond", ())), tuple(transformer_options.get("uuids", ()))
+        # Skip-layer guidance evaluates the same conditioning once more with blocks replaced.
+        replaced = tuple(sorted(map(str, transformer_options.get("patches_replace", {}).get("dit", ()))))
+        branch = tuple(transformer_options.get("cond_or_uncond", ())), tuple(transformer_options.get("uuids", ())), replaced
         return Evaluation(
             model=model,
             architecture=architecture,
@@ -221,7 +224,7 @@ class Patch:
                 timer=self.run.timer(call.q.device),
             )
         except torch.OutOfMemoryError:
-            self.states.drop(key)
+            self.states.clear()
             return reasons.OUT_OF_MEMORY
         self.run.count_sparse(result.statistics)
         return call.arrange(result.output)

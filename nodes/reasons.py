@@ -78,6 +78,7 @@ UNKNOWN_STEP = Reason(
 HEAD_DIM = Reason("head-dim", "The head dimension is neither 64 nor 128.", "Use a model with head dimension 64 or 128.")
 DTYPE = Reason("dtype", "The tensors are not float16, bfloat16 or float32.", "Choose another compute type for the model.")
 DEVICE = Reason("device", "The device cannot run SVG-EAR.", "Run on a CUDA or ROCm GPU, or on the CPU.")
+TRAINING = Reason("training", "Gradients are wanted, and the sparse path has none.", "Train on the MODEL before the SVG-EAR node.")
 GROUPED_QUERY = Reason("grouped-query", "Several query heads share a key head, which is not supported.", "Bypass the node for this model.")
 UNKNOWN_OPTION = Reason(
     "unknown-option",

@@ -65,3 +65,15 @@ def test_compensation_beats_dropping():
     dropped = stages(Settings(density=0.2, method="svg2"), tokens=600)
     dense = (compensated.scale * compensated.q @ compensated.k.transpose(-1, -2)).softmax(-1) @ compensated.v
     assert relative_error(attended(compensated), dense) < relative_error(attended(dropped), dense)
+
+
+@pytest.mark.parametrize("peak", [44.0, 46.5, 47.0, 58.0])
+def test_a_skipped_outlier_key_does_not_overflow_the_residual(peak):
+    case = stages(Settings(density=0.05), tokens=600, routing_count=4, key_count=1, dtype=torch.float32)
+    direction = case.q[:, :, :1] / case.q[:, :, :1].norm(dim=-1, keepdim=True)
+    case.q = direction.expand_as(case.q) * 8
+    case.k[:] = -peak / 8 / case.scale * direction
+    case.k[:, :, 300] *= -1
+    case.v = 5 * case.v
+    case.__post_init__()
+    assert attended(case).isfinite().all()

@@ -183,6 +183,13 @@ class TestState:
         assert state.heads[0, 0].key_labels is None
         assert 0 < state.nbytes() < q.nbytes
 
+    def test_a_state_of_other_chunks_is_refused(self):
+        q, k, v = clustered(400, heads=3)
+        state = ClusterState()
+        sparse_attention(q, k, v, self.settings, state=state, memory_limit=1)
+        with pytest.raises(ValueError, match="use a new ClusterState"):
+            sparse_attention(q, k, v, self.settings, state=state, memory_limit=1 << 40)
+
     def test_a_state_of_other_calls_is_refused(self):
         q, k, v = clustered(400)
         state = ClusterState()

@@ -329,3 +329,35 @@ def test_compiled_blocks_call_the_override_without_compiling_anew():
 
     assert played.sample(steps).sparse_calls == 5
     assert counted[0] > 0 and counted[-1] == counted[0]
+
+
+def test_a_compiled_model_is_recognised():
+    class WanModel(torch.nn.Module):
+        patch_size, blocks = (1, 2, 2), [None] * 4
+
+    played = Harness()
+    played.base_model.diffusion_model = torch.compile(WanModel())
+    record = played.sample(lambda: played.evaluate(lambda attention: attention(*qkv(), HEADS)))
+    assert record.sparse_calls == 1 and record.architecture == "Wan"
+
+
+def test_training_stays_dense():
+    q, k, v = (tensor.requires_grad_() for tensor in qkv())
+    assert dense_reasons(Harness(), lambda attention: attention(q, k, v, HEADS)) == {"training": 1}
+
+
+def test_a_guidance_that_skips_a_layer_has_states_of_its_own():
+    played = Harness("ltx")
+    for replaced in ({}, {("double_block", 0): None}):
+        evaluation = {"shape": (1, 128, 3, 4, 8), "patches_replace": {"dit": replaced}}
+        played.evaluate(lambda attention: attention(*qkv(), HEADS, block=None), **evaluation)
+    assert len(played.patch.states) == 2
+
+
+def test_attention_to_an_image_in_full_precision_is_cross_attention():
+    q, k, v = qkv()
+
+    def body(attention):
+        attention(q, k[:, :20], v[:, :20], HEADS, low_precision_attention=False)
+
+    assert dense_reasons(Harness(), body) == {"cross-attention": 1}

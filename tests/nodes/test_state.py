@@ -1,5 +1,5 @@
 import torch
-from svg_ear.kernels import SequenceLayout
+from svg_ear.kernels import SequenceLayout, sparse_attention
 from svg_ear.nodes.state import StateKey, StateStore
 
 
@@ -36,11 +36,25 @@ def test_each_difference_has_a_state_of_its_own():
     assert store.get(key()) is states[0]
 
 
-def test_dropped_and_cleared_states_are_new_again():
+def test_the_states_used_longest_ago_make_room():
+    tensors = [torch.randn(1, 2, 96, 64) for _ in range(3)]
+    single = StateStore()
+    sparse_attention(*tensors, state=single.get(key()))
+    store = StateStore(limit=2 * single.nbytes())
+    states = []
+    for window in range(4):
+        states.append(store.get(key(context_window=(window,))))
+        sparse_attention(*tensors, state=states[-1])
+        store.get(key(context_window=(0,)))
+    assert len(store) == 3
+    assert store.get(key(context_window=(0,))) is states[0]
+    assert store.get(key(context_window=(1,))) is not states[1]
+
+
+def test_cleared_states_are_new_again():
     store = StateStore()
-    first, second = store.get(key()), store.get(key(ordinal=1))
-    store.drop(key())
+    first = store.get(key())
+    store.clear()
     assert store.get(key()) is not first
-    assert store.get(key(ordinal=1)) is second
     store.clear()
     assert len(store) == 0 and store.nbytes() == 0
