@@ -39,13 +39,22 @@ class LiveMemory(TorchDispatchMode):
         self.live -= size
 
 
-@pytest.mark.parametrize("heads", [1, 8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_extra_memory_is_bounded_at_8192_tokens(dtype, heads):
-    q, k, v = clustered(8192, heads=heads, dim=128, dtype=dtype)
+@pytest.mark.parametrize(
+    ("dtype", "heads", "dim", "density"),
+    [
+        (torch.float32, 1, 128, 0.1),
+        (torch.float32, 1, 64, 0.2),
+        (torch.float32, 2, 128, 1.0),
+        (torch.bfloat16, 1, 128, 0.1),
+        (torch.bfloat16, 8, 64, 1.0),
+        (torch.bfloat16, 8, 128, 0.2),
+    ],
+)
+def test_extra_memory_is_bounded_at_8192_tokens(dtype, heads, dim, density):
+    q, k, v = clustered(8192, heads=heads, dim=dim, dtype=dtype)
     inputs = q.nbytes + k.nbytes + v.nbytes
     with LiveMemory(q, k, v) as memory:
-        sparse_attention(q, k, v, Settings(density=0.1), state=ClusterState())
+        sparse_attention(q, k, v, Settings(density=density), state=ClusterState())
     assert memory.peak < 2 * inputs
     assert memory.largest < 8192 * 8192
 
