@@ -12,8 +12,9 @@ PYTEST_ARGS ?= --durations=10
 
 .PHONY: demo test clean
 
+# Threads that wait give up their core after a moment: spinning costs minutes on a busy machine, sleeping at once a third.
 demo: $(VENV)/.demo-installed
-	OMP_WAIT_POLICY=PASSIVE $(RUN) -m benchmarks.demo
+	GOMP_SPINCOUNT=10000 $(RUN) -m benchmarks.demo
 
 # The tensors of the tests are small: on a busy machine a second thread costs many times what it saves.
 test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
