@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .chunks import row_slices
+from .numerics import inverse_or_zero
 from .types import Conditioning, Probe, QueryGroups, Routing, Settings, SortedKeys, Summaries
 
 # A row that leaves far more to compensation than its centroid does is unlike it: beyond this many times the centroid's
@@ -105,7 +106,7 @@ def attend(
         scale: factor of the logits.
         output: ``[B, H, N, D]``, token order, any strides.
     """
-    row_labels = sorted_keys.clusters.labels.gather(-1, sorted_keys.clusters.order)
+    row_labels = sorted_keys.clusters.sorted_labels
     group_ends = groups.probe.offsets[..., :: groups.split].tolist()
     for b, h in itertools.product(range(queries.shape[0]), range(queries.shape[1])):
         for group, (start, stop) in enumerate(zip(group_ends[b][h], group_ends[b][h][1:])):
@@ -150,7 +151,7 @@ def residual(seen: PartialSoftmax, probe: Probe, where: tuple[int, int, slice]) 
     mass = seen.compensated * seen_scale
     numerators = dense_scale[:, None] * probe.numerators[where] - seen_scale[:, None] * seen.numerators
     denominators = (dense_scale * probe.denominators[where] - seen_scale * seen.denominators).clamp(min=0)
-    inverse = torch.where(mass > torch.finfo(mass.dtype).tiny ** 0.5, 1 / mass, 0)
+    inverse = inverse_or_zero(mass)
     return Residual(numerators * inverse[:, None], denominators * inverse, seen.compensated / seen.denominators)
 
 

@@ -15,8 +15,3 @@ def row_slices(rows: int, row_elements: int, device: torch.device) -> Iterator[s
     step = max(1, WORKSPACE_ELEMENTS[device.type] // max(1, row_elements))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of all arithmetic: float64 for float64 input, float32 for everything else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .chunks import compute_dtype, row_slices
+from .chunks import row_slices
+from .numerics import compute_dtype
 from .types import Clusters, QueryGroups, Settings
 
 # Automatic counts: (groups, fewest tokens a group, most tokens a group). A scene has its number of topics whatever its

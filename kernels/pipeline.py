@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .attend import attend, attend_dense
-from .chunks import compute_dtype
 from .cluster import cluster, cluster_counts, cluster_from_labels, group_queries
+from .numerics import compute_dtype
 from .permute import permute
 from .probe import probe_centroids, probe_tokens
 from .route import route
@@ -80,14 +79,15 @@ def sparse_attention(
     statistics: dict[tuple[int, int], Statistics] = {}
     for item, layout in enumerate(layouts):
         for head in range(0, heads, step):
-            part = (slice(item, item + 1), slice(head, head + step))
+            some = range(head, min(heads, head + step))
+            part = (slice(item, item + 1), slice(some.start, some.stop))
             kept = state.heads.get((item, head))
             routed, state.heads[item, head] = _attend_heads(
-                q[part], k[part], v[part], output[part], layout, settings, kept, state.calls, scale, timer
+                q[part], k[part], v[part], output[part], (item, some), layout, settings, kept, state.calls, scale, timer
             )
             statistics[item, head] = measure(routed.routing, routed.probe, routed.groups)
             if observe is not None:
-                observe(replace(routed, item=item, heads=range(head, min(heads, head + step))))
+                observe(routed)
     state.calls += 1
     return AttentionResult(output, join(statistics, batch))
 
@@ -97,6 +97,7 @@ def _attend_heads(
     k: Tensor,
     v: Tensor,
     output: Tensor,
+    where: tuple[int, range],
     layout: SequenceLayout,
     settings: Settings,
     kept: KeptClusters | None,
@@ -104,7 +105,7 @@ def _attend_heads(
     scale: float,
     timer: StageTimer,
 ) -> tuple[RoutedHeads, KeptClusters]:
-    """All stages for a few heads of one batch item; writes ``output``, returns what the next step needs."""
+    """All stages for the batch item and heads of ``where``; writes ``output``, returns what the next step needs."""
     video = slice(layout.video.start, layout.video.stop)
     queries, keys, values = q[:, :, video], k[:, :, video], v[:, :, video]
     conditioning = Conditioning(_tokens(k, layout.conditioning), _tokens(v, layout.conditioning))
@@ -130,7 +131,7 @@ def _attend_heads(
             _attend_conditioning(q, k, v, output, layout, scale)
 
     keep_labels = settings.recluster_every > 1
-    return RoutedHeads(0, range(q.shape[1]), groups, clusters, probe, routing), KeptClusters(
+    return RoutedHeads(*where, groups, clusters, probe, routing), KeptClusters(
         routing_centroids=groups.routing_centroids.to(q.dtype),
         probe_centroids=groups.probe.centroids.to(q.dtype),
         key_centroids=clusters.centroids.to(q.dtype),

@@ -74,11 +74,12 @@ def _centroid_weights(centroids: Tensor, summaries: Summaries, scale: float, pea
 
 def _logits(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
     """``scale * queries @ keys^T`` in the dtype of the queries, without a wide copy of all keys."""
+    queries = scale * queries
     if keys.dtype == queries.dtype:
-        return scale * queries @ keys.transpose(-1, -2)
+        return queries @ keys.transpose(-1, -2)
     logits = queries.new_empty(*queries.shape[:3], keys.shape[2])
     for rows in row_slices(keys.shape[2], keys.shape[0] * keys.shape[1] * keys.shape[3], keys.device):
-        torch.matmul(scale * queries, keys[:, :, rows].to(queries.dtype).transpose(-1, -2), out=logits[..., rows])
+        torch.matmul(queries, keys[:, :, rows].to(queries.dtype).transpose(-1, -2), out=logits[..., rows])
     return logits
 
 

@@ -210,4 +210,4 @@ def sparse_attention(
 
 def _members(clusters: Clusters) -> Tensor:
     """One-hot ``[B, H, N, C]`` of the clusters of the sorted rows."""
-    return F.one_hot(clusters.labels.gather(-1, clusters.order), clusters.sizes.shape[-1])
+    return F.one_hot(clusters.sorted_labels, clusters.sizes.shape[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .numerics import inverse_or_zero
 from .types import Probe, QueryGroups, Routing, Settings
 
 
@@ -20,7 +21,8 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
         key_sizes: int64 ``[B, H, C]``.
         settings: method, budget and ranking.
     """
-    masses = _sum_over_group(probe.masses, _inverse(probe.masses.sum(-1)), groups)
+    # Where conditioning takes all attention, the video has no masses to compare.
+    masses = _sum_over_group(probe.masses, inverse_or_zero(probe.masses.sum(-1)), groups)
     if settings.method == "svg2" or settings.probe_score == "mass":
         priority = masses
     else:
@@ -50,17 +52,12 @@ def _sum_over_group(per_probe: Tensor, scale: Tensor, groups: QueryGroups) -> Te
     return torch.einsum("bhgp,bhgpc->bhgc", weights, per_probe.unflatten(2, (-1, groups.split)))
 
 
-def _inverse(masses: Tensor) -> Tensor:
-    """``1 / masses``, zero where conditioning leaves the video next to nothing, so that nothing overflows."""
-    return torch.where(masses > torch.finfo(masses.dtype).tiny ** 0.5, 1 / masses, 0)
-
-
 def _budget(masses: Tensor, sizes: Tensor, tokens: Tensor, settings: Settings) -> Tensor:
     """Keys that each routing group may compute exactly, float64 ``[B, H, G]``."""
     if settings.budget == "density":
         budget = torch.full_like(masses[..., 0], settings.density, dtype=torch.float64) * tokens
     else:
-        shares, order = (masses * _inverse(masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
+        shares, order = (masses * inverse_or_zero(masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
         before = shares.cumsum(-1) - shares
         area = sizes.gather(-1, order) * (before < settings.top_p)
         budget = area.sum(-1).double()

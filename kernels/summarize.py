@@ -15,7 +15,7 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
     dtype = clusters.centroids.dtype
     sizes = clusters.sizes
     value_means = segment_sum(values.to(dtype), sizes) / sizes.clamp(min=1)[..., None]
-    row_labels = clusters.labels.gather(-1, clusters.order)
+    row_labels = clusters.sorted_labels
     value_norms = values.new_empty(values.shape[:3], dtype=dtype)
     value_dots = torch.empty_like(value_norms)
     for rows in row_slices(values.shape[2], values.shape[0] * values.shape[1] * values.shape[3], values.device):

@@ -127,6 +127,11 @@ class Clusters:
     order: Tensor
 
     @property
+    def sorted_labels(self) -> Tensor:
+        """int64 ``[B, H, N]``: the label of each row in cluster order."""
+        return self.labels.gather(-1, self.order)
+
+    @property
     def offsets(self) -> Tensor:
         """int64 ``[B, H, C + 1]``: the sorted members of cluster ``j`` are ``order[offsets[j]:offsets[j + 1]]``."""
         return pad(self.sizes.cumsum(-1), (1, 0))

@@ -1,0 +1,14 @@
+"""Precision and safe arithmetic."""
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of all arithmetic: float64 for float64 input, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def inverse_or_zero(values: Tensor) -> Tensor:
+    """``1 / values``, zero where ``values`` are next to nothing, so that products with the result do not overflow."""
+    return torch.where(values > torch.finfo(values.dtype).tiny ** 0.5, 1 / values, 0)
