@@ -7,15 +7,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .attend import attend, attend_dense
-from .cluster import cluster, cluster_counts, cluster_from_labels, group_queries
+from .counts import cluster_counts
 from .numerics import compute_dtype
-from .permute import permute
-from .probe import probe_centroids, probe_tokens
-from .route import route
 from .statistics import join, measure
-from .summarize import summarize
 from .timing import StageTimer
+from .torch_stages import (
+    attend,
+    attend_dense,
+    cluster,
+    cluster_from_labels,
+    group_queries,
+    permute,
+    probe_centroids,
+    probe_tokens,
+    route,
+    summarize,
+)
 from .types import (
     AttentionResult,
     Clusters,

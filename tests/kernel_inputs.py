@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from svg_ear.kernels import Settings
-from svg_ear.kernels.cluster import cluster, group_queries
-from svg_ear.kernels.permute import permute
-from svg_ear.kernels.probe import probe_tokens
-from svg_ear.kernels.route import route
-from svg_ear.kernels.summarize import summarize
+from svg_ear.kernels.torch_stages.cluster import cluster, group_queries
+from svg_ear.kernels.torch_stages.permute import permute
+from svg_ear.kernels.torch_stages.probe import probe_tokens
+from svg_ear.kernels.torch_stages.route import route
+from svg_ear.kernels.torch_stages.summarize import summarize
 from svg_ear.kernels.types import Conditioning
 
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from kernel_inputs import relative_error, stages
-from svg_ear.kernels import Settings, chunks, reference
-from svg_ear.kernels.attend import attend
+from svg_ear.kernels import Settings, reference
+from svg_ear.kernels.torch_stages import chunks
+from svg_ear.kernels.torch_stages.attend import attend
 
 
 def attended(case, dtype=torch.float64):

@@ -2,7 +2,8 @@ import pytest
 import torch
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import Settings, reference
-from svg_ear.kernels.cluster import cluster, cluster_counts, cluster_from_labels, group_queries
+from svg_ear.kernels.counts import cluster_counts
+from svg_ear.kernels.torch_stages.cluster import cluster, cluster_from_labels, group_queries
 
 
 def starts(tokens, count):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from kernel_inputs import clustered
 from svg_ear.kernels import reference
-from svg_ear.kernels.cluster import cluster
-from svg_ear.kernels.permute import permute
+from svg_ear.kernels.torch_stages.cluster import cluster
+from svg_ear.kernels.torch_stages.permute import permute
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 113])

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from kernel_inputs import stages
-from svg_ear.kernels import chunks, reference
-from svg_ear.kernels.probe import probe_centroids, probe_tokens
+from svg_ear.kernels import reference
+from svg_ear.kernels.torch_stages import chunks
+from svg_ear.kernels.torch_stages.probe import probe_centroids, probe_tokens
 
 FIELDS = ("errors", "masses", "peaks", "numerators", "denominators")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from kernel_inputs import stages
 from svg_ear.kernels import Settings, reference
-from svg_ear.kernels.route import route
+from svg_ear.kernels.torch_stages.route import route
 
 
 @pytest.mark.parametrize("score", ["normalized", "published", "mass"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..types import SortedKeys, Summaries
 from .chunks import row_slices
 from .cluster import gather_rows, segment_sum
-from .types import SortedKeys, Summaries
 
 
 def summarize(sorted_keys: SortedKeys) -> Summaries:

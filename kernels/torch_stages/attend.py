@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..numerics import inverse_or_zero
+from ..types import Conditioning, Probe, QueryGroups, Routing, Settings, SortedKeys, Summaries
 from .chunks import row_slices
-from .numerics import inverse_or_zero
-from .types import Conditioning, Probe, QueryGroups, Routing, Settings, SortedKeys, Summaries
 
 # A row that leaves far more to compensation than its centroid does is unlike it: beyond this many times the centroid's
 # share the correction stops growing. Without a bound, a centroid that compensates almost nothing is extrapolated

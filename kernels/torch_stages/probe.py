@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..types import Conditioning, Probe, SortedKeys, Summaries
 from .chunks import row_slices
 from .cluster import segment_sum
-from .types import Conditioning, Probe, SortedKeys, Summaries
 
 
 def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Conditioning, summaries: Summaries, scale: float) -> Probe:

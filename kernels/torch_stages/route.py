@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .numerics import inverse_or_zero
-from .types import Probe, QueryGroups, Routing, Settings
+from ..numerics import inverse_or_zero
+from ..types import Probe, QueryGroups, Routing, Settings
 
 
 def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settings) -> Routing:

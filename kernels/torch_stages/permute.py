@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..types import Clusters, SortedKeys
 from .cluster import gather_rows
-from .types import Clusters, SortedKeys
 
 
 def permute(keys: Tensor, values: Tensor, clusters: Clusters) -> SortedKeys:
