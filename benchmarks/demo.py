@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from . import results
 from .demo_model import sample
 from .host import AttentionHost, RoutedHeads, Settings
 
@@ -136,20 +134,19 @@ def save_preview(rows: dict[str, torch.Tensor], path: Path) -> None:
 
 def save_figures(clips: dict[str, Clip], device: str, path: Path) -> None:
     """The table as CSV, with what it was measured on."""
-    hardware = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "density", "psnr_db", "attention_seconds", "total_seconds", "hardware", "torch", "commit"])
-        for label, clip in clips.items():
-            quality = f"{psnr(clip.frames, clips['dense'].frames):.2f}"
-            seconds = (f"{clip.attention_seconds:.2f}", f"{clip.total_seconds:.2f}")
-            writer.writerow([label, f"{clip.density:.4f}", quality, *seconds, hardware, torch.__version__, _commit()])
-
-
-def _commit() -> str:
-    """Short hash of the commit that runs, empty outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    origin = results.provenance(device)
+    rows = [
+        {
+            "method": label,
+            "density": f"{clip.density:.4f}",
+            "psnr_db": f"{psnr(clip.frames, clips['dense'].frames):.2f}",
+            "attention_seconds": f"{clip.attention_seconds:.2f}",
+            "total_seconds": f"{clip.total_seconds:.2f}",
+            **origin,
+        }
+        for label, clip in clips.items()
+    ]
+    results.write(path, rows)
 
 
 def table(clips: dict[str, Clip]) -> str:
