@@ -79,14 +79,14 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
 
 
 def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Conditioning, summaries: Summaries, scale: float) -> Probe:
-    """``E_pj = sum_t |exp(s q_p.k_t) v_t - exp(s q_p.k_j) v_j|^2`` and dense attention at every centroid."""
+    """``E_pj = sum_t |exp(s q_p.k_t) v_t - exp(s q_p.k_j) v_j|^2 / Z_p^2`` and dense attention at every centroid."""
     members = _members(sorted_keys.clusters).to(centroids.dtype)
     keys = torch.cat((sorted_keys.keys, conditioning.keys), dim=2)
     values = torch.cat((sorted_keys.values, conditioning.values), dim=2)
     logits = scale * centroids @ keys.transpose(-1, -2)
-    peaks = logits.amax(-1)
-    weights = (logits - peaks[..., None]).exp()
-    centroid_weights = (scale * centroids @ summaries.key_means.transpose(-1, -2) - peaks[..., None]).exp()
+    log_denominators = logits.logsumexp(-1)
+    weights = logits.softmax(-1)
+    centroid_weights = (scale * centroids @ summaries.key_means.transpose(-1, -2) - log_denominators[..., None]).exp()
     centroid_weights = centroid_weights.masked_fill(sorted_keys.clusters.sizes[:, :, None] == 0, 0)
     own_weights = centroid_weights @ members.transpose(-1, -2)
     video = weights[..., : sorted_keys.keys.shape[2]]
@@ -94,9 +94,8 @@ def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Condi
     return Probe(
         errors=difference.square().sum(-1) @ members,
         masses=centroid_weights * sorted_keys.clusters.sizes[:, :, None],
-        peaks=peaks,
-        numerators=weights @ values,
-        denominators=weights.sum(-1),
+        outputs=weights @ values,
+        log_denominators=log_denominators,
     )
 
 
@@ -109,14 +108,14 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
         probes = range(group * groups.split, (group + 1) * groups.split)
         sizes = key_sizes[b, h]
         mass, error = torch.zeros(clusters), torch.zeros(clusters)
-        shift = probe.peaks[b, h, probes.start : probes.stop].max()
+        shift = probe.log_denominators[b, h, probes.start : probes.stop].max()
         for p in probes:
             weight = groups.probe.sizes[b, h, p]
             mass = mass + weight * probe.masses[b, h, p] / probe.masses[b, h, p].sum()
             if settings.probe_score == "published":
-                error = error + weight * probe.errors[b, h, p] * (2 * (probe.peaks[b, h, p] - shift)).exp()
+                error = error + weight * probe.errors[b, h, p] * (2 * (probe.log_denominators[b, h, p] - shift)).exp()
             else:
-                error = error + weight * probe.errors[b, h, p] / probe.denominators[b, h, p] ** 2
+                error = error + weight * probe.errors[b, h, p]
         by_mass = settings.method == "svg2" or settings.probe_score == "mass"
         ranked = (mass if by_mass else error / sizes).nan_to_num(-1).argsort(descending=True, stable=True).tolist()
         if settings.budget == "density":
@@ -170,10 +169,10 @@ def attend(
         count = groups.probe.centroids.shape[2]
         own_group = (torch.arange(count) // groups.split).expand(*queries.shape[:2], count)
         seen, seen_sum, mass, peak = numerator_and_denominator(groups.probe.centroids, own_group)
-        dense_scale = (probe.peaks - peak).exp()
+        dense_sum = (probe.log_denominators - peak).exp()
         inverse = torch.where(mass > torch.finfo(mass.dtype).tiny ** 0.5, 1 / mass, 0)
-        r = (dense_scale[..., None] * probe.numerators - seen) * inverse[..., None]
-        z = (dense_scale * probe.denominators - seen_sum).clamp(min=0) * inverse
+        r = (dense_sum[..., None] * probe.outputs - seen) * inverse[..., None]
+        z = (dense_sum - seen_sum).clamp(min=0) * inverse
         reach = 4 * (mass / seen_sum).gather(-1, owner) * denominators
         compensated = torch.minimum(compensated, reach)
         numerators = numerators + compensated[..., None] * torch.take_along_dim(r, owner[..., None], dim=2)

@@ -12,8 +12,8 @@ def measure(routing: Routing, probe: Probe, groups: QueryGroups) -> Statistics:
     routing_sizes, probe_sizes = groups.routing_sizes, groups.probe.sizes
     density = (routing.shares * routing_sizes).sum(-1) / routing_sizes.sum(-1)
     skipped = ~routing.exact.repeat_interleave(groups.split, dim=2)
-    error = (probe.errors * skipped).sum(-1) / probe.denominators.square()
-    norm = probe.numerators.square().sum(-1) / probe.denominators.square()
+    error = (probe.errors * skipped).sum(-1)
+    norm = probe.outputs.square().sum(-1)
     tiny = torch.finfo(norm.dtype).tiny
     relative = (error * probe_sizes).sum(-1) / (norm * probe_sizes).sum(-1).clamp(min=tiny)
     return Statistics(density.float(), routing.shares.float(), relative.sqrt().float())

@@ -199,20 +199,33 @@ class Summaries:
 
 @dataclass(frozen=True)
 class Probe:
-    """What the probe centroids saw: exponentials are relative to ``exp(peaks)``, which cancels wherever it is used.
+    """What the probe centroids saw. All float.
 
     Attributes:
-        errors: float ``[B, H, P, C]``, squared error of compensating key cluster j at probe centroid p.
-        masses: float ``[B, H, P, C]``, centroid attention mass ``n_j exp(s q.k_j)``.
-        peaks: float ``[B, H, P]``, the largest logit.
-        numerators, denominators: float ``[B, H, P, D]`` and ``[B, H, P]``, dense attention at the centroid.
+        errors: ``[B, H, P, C]``, squared error of the output at probe centroid p when key cluster j is compensated:
+            the error of the numerator over the squared denominator of dense attention.
+        masses: ``[B, H, P, C]``, centroid attention mass ``n_j exp(s q.k_j)`` over the denominator of dense attention.
+        outputs: ``[B, H, P, D]``, dense attention at the centroid.
+        log_denominators: ``[B, H, P]``, natural logarithm of its denominator.
     """
 
     errors: Tensor
     masses: Tensor
-    peaks: Tensor
-    numerators: Tensor
-    denominators: Tensor
+    outputs: Tensor
+    log_denominators: Tensor
+
+
+@dataclass(frozen=True)
+class ExactRows:
+    """The exact keys of every routing group as a list of short runs of sorted rows, for a kernel to walk.
+
+    Attributes:
+        entries: int32 ``[B, H, G, capacity]``: ``32 * first_row + rows``, at most 16 rows each, zero behind the last.
+        counts: int32 ``[B, H, G]``, entries of each group.
+    """
+
+    entries: Tensor
+    counts: Tensor
 
 
 @dataclass(frozen=True)
@@ -222,10 +235,12 @@ class Routing:
     Attributes:
         exact: bool ``[B, H, G, C]``.
         shares: float ``[B, H, G]``, share of the video keys that are exact for the group.
+        rows: the same as a list of rows, where the attention kernel needs one.
     """
 
     exact: Tensor
     shares: Tensor
+    rows: ExactRows | None = None
 
 
 @dataclass(frozen=True)

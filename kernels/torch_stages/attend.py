@@ -9,57 +9,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..numerics import inverse_or_zero
+from ..numerics import RESIDUAL_REACH, SMALLEST_SHARE
 from ..types import Conditioning, Probe, QueryGroups, Routing, Settings, SortedKeys, Summaries
 from .chunks import row_slices
 
-# A row that leaves far more to compensation than its centroid does is unlike it: beyond this many times the centroid's
-# share the correction stops growing. Without a bound, a centroid that compensates almost nothing is extrapolated
-# without limit (a relative error of 2.4 instead of 0.33 at logits of 60).
-RESIDUAL_REACH = 4.0
-
 
 @dataclass(frozen=True)
-class PartialSoftmax:
-    """Softmax of m query rows before the division, relative to ``exp(peaks)``.
+class Seen:
+    """What m query rows saw of the visible keys.
 
     Attributes:
-        peaks, denominators, compensated: ``[m]``; ``compensated`` is the part of the denominator that stands for
-            skipped blocks.
-        numerators: ``[m, D]``.
+        outputs: ``[m, D]``.
+        log_denominators: ``[m]``, natural logarithms of the softmax denominators.
+        shares: ``[m]``, the part of each denominator that stands for skipped blocks.
     """
 
-    peaks: Tensor
-    numerators: Tensor
-    denominators: Tensor
-    compensated: Tensor
+    outputs: Tensor
+    log_denominators: Tensor
+    shares: Tensor
 
 
 @dataclass(frozen=True)
 class Residual:
-    """What compensation misses at the probe centroids of one routing group, per unit of compensated mass (design §1.1).
+    """What compensation misses at the probe centroids of one routing group (design §1.1).
 
-    With ``A, Z`` dense attention at the centroid and ``A', Z', w`` what the sparse computation sees there,
-    ``r = (A - A') / w`` and ``z = (Z - Z') / w``, which is not negative (Jensen). Both are zero where next to nothing was
-    compensated, so that no ratio overflows.
+    With O, Z dense attention at the centroid, O', Z' the sparse one and ``e = Z' / Z <= 1`` (Jensen), a row with output o
+    that left t times as much to compensation as the centroid becomes ``(e o + t (O - e O')) / (e + t (1 - e))``: dense
+    attention for the centroid itself, and the row as it was where nothing was compensated.
 
     Attributes:
-        numerators: r, ``[m, D]``.
-        denominators: z, ``[m]``.
-        share: ``w / Z'``, ``[m]``: the part of its softmax that each centroid leaves to compensation.
+        missing: ``O - e O'``, ``[m, D]``.
+        ratios: e, ``[m]``.
+        shares: the part of its softmax that each centroid leaves to compensation, ``[m]``.
     """
 
-    numerators: Tensor
-    denominators: Tensor
-    share: Tensor
+    missing: Tensor
+    ratios: Tensor
+    shares: Tensor
 
-    def correct(self, part: PartialSoftmax, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Numerators and denominators of ``part`` with the residual of each row's probe group ``own`` (``[n]``) added."""
-        mass = torch.minimum(part.compensated, RESIDUAL_REACH * self.share[own] * part.denominators)
-        return (
-            part.numerators + mass[:, None] * self.numerators[own],
-            part.denominators + mass * self.denominators[own],
-        )
+    @classmethod
+    def between(cls, sparse: Seen, outputs: Tensor, log_denominators: Tensor) -> Residual:
+        """The residual of the ``sparse`` computation at the centroids against dense attention at the same ones."""
+        ratios = (sparse.log_denominators - log_denominators).clamp(max=0).exp().clamp(min=1e-30)
+        return cls(outputs - ratios[:, None] * sparse.outputs, ratios, sparse.shares)
+
+    def correct(self, rows: Seen, own: Tensor) -> Tensor:
+        """Outputs of ``rows``, each corrected by the residual of its probe group ``own`` ``[n]``."""
+        shares, ratios = self.shares[own], self.ratios[own]
+        times = torch.where(shares > SMALLEST_SHARE, rows.shares / shares, 0).clamp(max=RESIDUAL_REACH)
+        total = ratios + times * (1 - ratios)
+        return (ratios[:, None] * rows.outputs + times[:, None] * self.missing[own]) / total[:, None]
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,14 @@ class VisibleKeys:
     log_weights: Tensor
     exact: int
 
-    def attend(self, queries: Tensor, scale: float) -> PartialSoftmax:
-        """Softmax numerators and denominators of ``queries`` ``[m, D]``."""
+    def attend(self, queries: Tensor, scale: float) -> Seen:
+        """Attention of ``queries`` ``[m, D]``."""
         logits = torch.addmm(self.log_weights[None], queries, self.keys.T, alpha=scale)
         peaks = logits.amax(-1)
         weights = logits.sub_(peaks[:, None]).exp_()
-        return PartialSoftmax(peaks, weights @ self.values, weights.sum(-1), weights[:, self.exact :].sum(-1))
+        sums = weights.sum(-1)
+        outputs = (weights @ self.values).div_(sums[:, None])
+        return Seen(outputs, peaks + sums.log(), weights[:, self.exact :].sum(-1) / sums)
 
 
 def attend(
@@ -118,8 +119,8 @@ def attend(
             probes = slice(group * groups.split, (group + 1) * groups.split)
             correction = None
             if settings.corrects:
-                seen = visible.attend(groups.probe.centroids[b, h, probes], scale)
-                correction = residual(seen, probe, (b, h, probes))
+                at_centroids = visible.attend(groups.probe.centroids[b, h, probes], scale)
+                correction = Residual.between(at_centroids, probe.outputs[b, h, probes], probe.log_denominators[b, h, probes])
             own = groups.probe.labels[b, h, tokens] - probes.start
             _attend_group(queries[b, h], tokens, own, visible, correction, scale, output[b, h])
             # Before the next group gathers its keys.
@@ -131,28 +132,9 @@ def _attend_group(
 ) -> None:
     """The rows ``tokens`` of one head, whose probe groups within the routing group are ``own``."""
     for rows in row_slices(len(tokens), len(visible.keys), queries.device):
-        part = visible.attend(queries[tokens[rows]].to(visible.keys.dtype), scale)
-        numerators, denominators = part.numerators, part.denominators
-        if correction is not None:
-            numerators, denominators = correction.correct(part, own[rows])
-        output[tokens[rows]] = (numerators / denominators[:, None]).to(output.dtype)
-
-
-def residual(seen: PartialSoftmax, probe: Probe, where: tuple[int, int, slice]) -> Residual:
-    """The residual from the sparse computation at the probe centroids and dense attention at the same ones.
-
-    Args:
-        seen: the sparse computation at the probe centroids of one routing group.
-        probe: dense attention at the same centroids.
-        where: batch item, head and probe groups.
-    """
-    peaks = torch.maximum(seen.peaks, probe.peaks[where])
-    seen_scale, dense_scale = (seen.peaks - peaks).exp(), (probe.peaks[where] - peaks).exp()
-    mass = seen.compensated * seen_scale
-    numerators = dense_scale[:, None] * probe.numerators[where] - seen_scale[:, None] * seen.numerators
-    denominators = (dense_scale * probe.denominators[where] - seen_scale * seen.denominators).clamp(min=0)
-    inverse = inverse_or_zero(mass)
-    return Residual(numerators * inverse[:, None], denominators * inverse, seen.compensated / seen.denominators)
+        seen = visible.attend(queries[tokens[rows]].to(visible.keys.dtype), scale)
+        corrected = seen.outputs if correction is None else correction.correct(seen, own[rows])
+        output[tokens[rows]] = corrected.to(output.dtype)
 
 
 def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:

@@ -14,7 +14,7 @@ def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Condi
     """Squared error of compensating every key cluster, from all its keys (design §1, equation of step 3).
 
     ``E_pj = sum_t |exp(a_t) v_t - exp(c) v_j|^2 = sum e^2a |v|^2 - 2 e^c sum e^a <v, v_j> + n e^2c |v_j|^2`` with
-    ``a_t = s q_p.k_t`` and ``c = s q_p.k_j``, exponents relative to the largest logit of the centroid.
+    ``a_t = s q_p.k_t`` and ``c = s q_p.k_j``, over the squared denominator of dense attention at the centroid.
 
     Args:
         centroids: float ``[B, H, P, D]``, means of the probe groups.
@@ -27,9 +27,8 @@ def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Condi
     found = Probe(
         errors=centroids.new_empty(*shape, sizes.shape[-1]),
         masses=centroids.new_empty(*shape, sizes.shape[-1]),
-        peaks=centroids.new_empty(shape),
-        numerators=torch.empty_like(centroids),
-        denominators=centroids.new_empty(shape),
+        outputs=torch.empty_like(centroids),
+        log_denominators=centroids.new_empty(shape),
     )
     for rows in row_slices(shape[2], shape[0] * shape[1] * keys.shape[2], keys.device):
         logits = _logits(centroids[:, :, rows], keys, scale)
@@ -37,13 +36,15 @@ def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Condi
         peaks = torch.cat((logits, extra), dim=-1).amax(-1)
         weights = logits.sub_(peaks[..., None]).exp_()
         extra = extra.sub_(peaks[..., None]).exp_()
-        found.peaks[:, :, rows] = peaks
-        found.numerators[:, :, rows] = _weighted_sum(weights, sorted_keys.values) + _weighted_sum(extra, conditioning.values)
-        found.denominators[:, :, rows] = weights.sum(-1) + extra.sum(-1)
+        inverse = 1 / (weights.sum(-1) + extra.sum(-1))[..., None]
+        weights, extra = weights.mul_(inverse), extra.mul_(inverse)
+        log_denominators = peaks - inverse.squeeze(-1).log()
+        found.log_denominators[:, :, rows] = log_denominators
+        found.outputs[:, :, rows] = _weighted_sum(weights, sorted_keys.values) + _weighted_sum(extra, conditioning.values)
         by_key = weights.transpose(-1, -2).contiguous()
         crossed = segment_sum(by_key * summaries.value_dots[..., None], sizes).transpose(-1, -2)
         squared = segment_sum(by_key.square_().mul_(summaries.value_norms[..., None]), sizes).transpose(-1, -2)
-        centroid_weights, masses = _centroid_weights(centroids[:, :, rows], summaries, scale, peaks)
+        centroid_weights, masses = _centroid_weights(centroids[:, :, rows], summaries, scale, log_denominators)
         errors = squared - 2 * centroid_weights * crossed + masses * centroid_weights * mean_norms
         found.masses[:, :, rows], found.errors[:, :, rows] = masses, errors.clamp_(min=0)
     return found
@@ -56,17 +57,17 @@ def probe_centroids(centroids: Tensor, conditioning: Conditioning, summaries: Su
     """
     extra = _logits(centroids, conditioning.keys, scale)
     logits = _logits(centroids, summaries.key_means, scale) + summaries.log_sizes[:, :, None]
-    peaks = torch.cat((logits, extra), dim=-1).amax(-1)
-    masses = (logits - peaks[..., None]).exp_()
-    extra = (extra - peaks[..., None]).exp_()
-    numerators = masses @ summaries.value_means + _weighted_sum(extra, conditioning.values)
+    log_denominators = torch.cat((logits, extra), dim=-1).logsumexp(-1)
+    masses = (logits - log_denominators[..., None]).exp_()
+    extra = (extra - log_denominators[..., None]).exp_()
+    outputs = masses @ summaries.value_means + _weighted_sum(extra, conditioning.values)
     errors = masses.square() * summaries.value_means.square().sum(-1)[:, :, None]
-    return Probe(errors, masses, peaks, numerators, masses.sum(-1) + extra.sum(-1))
+    return Probe(errors, masses, outputs, log_denominators)
 
 
-def _centroid_weights(centroids: Tensor, summaries: Summaries, scale: float, peaks: Tensor) -> tuple[Tensor, Tensor]:
-    """``exp(c)``, and ``n exp(c)`` which is zero for an empty cluster, both relative to ``exp(peaks)``."""
-    logits = _logits(centroids, summaries.key_means, scale) - peaks[..., None]
+def _centroid_weights(centroids: Tensor, summaries: Summaries, scale: float, log_denominators: Tensor) -> tuple[Tensor, Tensor]:
+    """``exp(c)``, and ``n exp(c)`` which is zero for an empty cluster, both over the denominator."""
+    logits = _logits(centroids, summaries.key_means, scale) - log_denominators[..., None]
     occupied = summaries.log_sizes.isfinite()[:, :, None]
     weights = torch.where(occupied, logits, -torch.inf).exp_()
     return weights, weights * summaries.log_sizes.exp()[:, :, None]

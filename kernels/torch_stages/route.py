@@ -22,6 +22,18 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
         settings: method, budget and ranking.
     """
     # Where conditioning takes all attention, the video has no masses to compare.
+    priority, budget, floor = priorities_and_budgets(probe, groups, key_sizes, settings)
+    sizes = key_sizes[:, :, None].expand_as(priority)
+    exact = _best_within(priority, sizes, budget, floor)
+    return Routing(exact, (sizes * exact).sum(-1) / key_sizes.sum(-1)[:, :, None].to(priority.dtype))
+
+
+def priorities_and_budgets(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """Priority of each block ``[B, H, G, C]``, and the most and the fewest keys that each group may compute exactly.
+
+    The two are float64 ``[B, H, G]``; the fewest are reached by computing one block more where needed.
+    """
+    # Where conditioning takes all attention, the video has no masses to compare.
     masses = _sum_over_group(probe.masses, inverse_or_zero(probe.masses.sum(-1)), groups)
     if settings.method == "svg2" or settings.probe_score == "mass":
         priority = masses
@@ -29,20 +41,19 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
         priority = _group_errors(probe, groups, settings) / key_sizes[:, :, None]
     sizes = key_sizes[:, :, None].expand_as(priority)
     tokens = key_sizes.sum(-1)[:, :, None]
-    budget = _budget(masses, sizes, tokens, settings)
     # One key is enough to make the best block exact.
     floor = (settings.min_share * tokens.double()).clamp(min=0 if settings.compensates else 1)
-    exact = _best_within(priority, sizes, budget, floor)
-    return Routing(exact, (sizes * exact).sum(-1) / tokens.to(probe.errors.dtype))
+    return priority, _budget(masses, sizes, tokens, settings), floor.expand_as(priority[..., 0])
 
 
 def _group_errors(probe: Probe, groups: QueryGroups, settings: Settings) -> Tensor:
     """Error of skipping each block, summed over the probe groups of a routing group."""
     if settings.probe_score == "published":
-        peaks = probe.peaks.unflatten(-1, (-1, groups.split))
-        scale = (2 * (peaks - peaks.amax(-1, keepdim=True))).exp().flatten(-2)
+        # The paper adds the errors of numerators as they are; relative to the group's largest they cannot overflow.
+        sizes = probe.log_denominators.unflatten(-1, (-1, groups.split))
+        scale = (2 * (sizes - sizes.amax(-1, keepdim=True))).exp().flatten(-2)
     else:
-        scale = probe.denominators**-2
+        scale = torch.ones_like(probe.log_denominators)
     return _sum_over_group(probe.errors, scale, groups)
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, reference, sparse_attention
-from svg_ear.kernels.torch_stages.attend import RESIDUAL_REACH
+from svg_ear.kernels.numerics import RESIDUAL_REACH
 
 EVERYTHING = Settings(density=1.0)
 

@@ -62,9 +62,8 @@ def test_numbering_of_clusters_does_not_matter():
     shuffled = type(case.probe)(
         case.probe.errors[..., shuffle],
         case.probe.masses[..., shuffle],
-        case.probe.peaks,
-        case.probe.numerators,
-        case.probe.denominators,
+        case.probe.outputs,
+        case.probe.log_denominators,
     )
     found = route(shuffled, case.groups, case.clusters.sizes[..., shuffle], case.settings)
     assert torch.equal(found.exact, case.routing.exact[..., shuffle])

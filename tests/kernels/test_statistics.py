@@ -16,8 +16,8 @@ def test_density_counts_pairs():
 def test_estimated_error_is_measured_at_the_centroids():
     case = stages(Settings(density=0.0, residual=False), tokens=301, split=1, routing_count=7, key_count=1)
     found = measure(case.routing, case.probe, case.groups).estimated_error
-    rows = case.probe.errors.sum(-1) / case.probe.denominators**2
-    norms = (case.probe.numerators / case.probe.denominators[..., None]).square().sum(-1)
+    rows = case.probe.errors.sum(-1)
+    norms = case.probe.outputs.square().sum(-1)
     sizes = case.groups.probe.sizes
     torch.testing.assert_close(found, ((rows * sizes).sum(-1) / (norms * sizes).sum(-1)).sqrt().float())
 
