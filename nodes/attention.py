@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
+from server import PromptServer
 
 from ..kernels.types import BUDGETS, METHODS, PROBE_SCORES
 from .options import CUSTOM, PRESETS, Options
@@ -39,6 +42,17 @@ def _count(name, minimum, maximum, tooltip):
 
 def _switch(name, tooltip):
     return io.Boolean.Input(name, default=getattr(DEFAULTS, name), optional=True, tooltip=tooltip, advanced=True)
+
+
+def _numbers(name, tooltip):
+    return io.String.Input(name, default=getattr(DEFAULTS, name), optional=True, advanced=True, tooltip=tooltip)
+
+
+def _tell(node_id, text):
+    """Show a line of text on a node; older servers have no way to."""
+    send = getattr(PromptServer.instance, "send_progress_text", None)
+    if send is not None and node_id is not None:
+        send(text, node_id)
 
 
 class SVGEARAttention(io.ComfyNode):
@@ -177,12 +191,9 @@ class SVGEARAttention(io.ComfyNode):
                     10000,
                     "Steps at the end of the denoising that stay dense. Rarely worth their time; try 1 when textures suffer.",
                 ),
-                io.String.Input(
+                _numbers(
                     "dense_blocks",
-                    default=DEFAULTS.dense_blocks,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Layers that stay dense, such as 0, 1, 38-39; negative numbers count from the last layer (-1); "
+                    "Layers that stay dense, such as 0, 1, 38-39; negative numbers count from the last layer (-1); "
                     "empty for none. The first layer is sensitive and one layer costs little, so keep 0.",
                 ),
                 _count(
@@ -204,8 +215,27 @@ class SVGEARAttention(io.ComfyNode):
                     "instead of running it dense.",
                 ),
                 _switch("verbose", "Log every reason why attention stays dense, also those that follow from the settings."),
+                _numbers(
+                    "record_layers",
+                    "Layers whose routing SVG-EAR Routed Blocks can show, such as 1, 20, -1; auto takes the first, a middle and "
+                    "the last sparse one, empty none. Density and error are recorded for every layer anyway.",
+                ),
+                _numbers(
+                    "record_steps",
+                    "Steps whose routing is recorded, counted from 0 in each sampler; auto takes the first, a "
+                    "middle and the last sparse one.",
+                ),
+                _numbers("record_heads", "Heads whose routing is recorded; auto takes the first and the last."),
+                _count(
+                    "record_limit_mb",
+                    0,
+                    65536,
+                    "Host memory that the recorded routing of the last runs of this node may take, in MB (while sampling it lies on the "
+                    "GPU). At 720p one layer, step and head takes about 1 MB. 0 records none.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with sparse attention.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -217,6 +247,9 @@ class SVGEARAttention(io.ComfyNode):
         start_percent=DEFAULTS.start_percent,
         end_percent=DEFAULTS.end_percent,
         dense_blocks=DEFAULTS.dense_blocks,
+        record_layers=DEFAULTS.record_layers,
+        record_steps=DEFAULTS.record_steps,
+        record_heads=DEFAULTS.record_heads,
     ) -> bool | str:
         given = {
             "preset": preset,
@@ -225,6 +258,9 @@ class SVGEARAttention(io.ComfyNode):
             "start_percent": start_percent,
             "end_percent": end_percent,
             "dense_blocks": dense_blocks,
+            "record_layers": record_layers,
+            "record_steps": record_steps,
+            "record_heads": record_heads,
         }
         # Values that come over a link are not known yet; execute checks them.
         if None in given.values():
@@ -237,7 +273,7 @@ class SVGEARAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, **widgets) -> io.NodeOutput:
-        patch = Patch(Options(**widgets))
+        patch = Patch(Options(**widgets), partial(_tell, cls.hidden.unique_id))
         model = model.clone()
         for wrapper_type, wrapper in (
             (WrappersMP.OUTER_SAMPLE, patch.outer_sample),

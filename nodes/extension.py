@@ -4,10 +4,11 @@ from comfy_api.latest import ComfyExtension
 
 from .attention import SVGEARAttention
 from .report import SVGEARReport
+from .routed_blocks import SVGEARRoutedBlocks
 
 
 class SVGEARExtension(ComfyExtension):
     """The nodes of the pack."""
 
     async def get_node_list(self):
-        return [SVGEARAttention, SVGEARReport]
+        return [SVGEARAttention, SVGEARRoutedBlocks, SVGEARReport]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from ..kernels import Settings
-from .schedule import BlockSelection
+from .selection import AUTOMATIC as EVENLY
+from .selection import Selection
+from .trace import MapChoice
 
 PRESETS = {
     "quality": Settings(density=0.2),
@@ -47,6 +49,10 @@ class Options:
     memory_limit_mb: int = 0
     strict: bool = False
     verbose: bool = False
+    record_layers: str = EVENLY
+    record_steps: str = EVENLY
+    record_heads: str = EVENLY
+    record_limit_mb: int = 64
 
     def __post_init__(self):
         if self.preset not in (*PRESETS, CUSTOM):
@@ -61,7 +67,8 @@ class Options:
                 f"start_percent is {self.start_percent} and end_percent is {self.end_percent}; "
                 "both must lie between 0 and 1, and start_percent must not be the larger one"
             )
-        BlockSelection.parse(self.dense_blocks)
+        self.dense_layers()
+        self.recorded()
         self.settings()
 
     def settings(self) -> Settings:
@@ -70,6 +77,15 @@ class Options:
             return Settings(**{entry.name: getattr(self, entry.name) for entry in fields(Settings)})
         preset = PRESETS[self.preset]
         return preset if self.density == 0 else replace(preset, density=self.density)
+
+    def dense_layers(self) -> Selection:
+        """The layers that stay dense."""
+        return Selection.parse(self.dense_blocks, "dense_blocks")
+
+    def recorded(self) -> MapChoice:
+        """Which calls have their routing recorded."""
+        chosen = (Selection.parse_or_automatic(getattr(self, name), name) for name in ("record_layers", "record_steps", "record_heads"))
+        return MapChoice(*chosen, dense_layers=self.dense_layers(), limit=self.record_limit_mb * 2**20)
 
     def warm_up_steps(self, steps: int) -> int:
         """Dense steps at the start of the denoising, for a sampler of ``steps`` steps."""

@@ -3,71 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .. import kernels
-from ..kernels import SequenceLayout
 from . import reasons
 from .call import AttentionCall
+from .evaluation import Block, Evaluation
 from .options import Options
 from .reasons import Reason, StrictModeError
 from .record import Recorder, Run
-from .schedule import BlockSelection, Schedule
-from .sequence import Architecture, apply_mask, find_architecture, video_patches
+from .schedule import Schedule
+from .sequence import find_architecture, video_grid
 from .state import StateKey, StateStore
-from .summary import headline
+from .summary import UNRELATED, headline
 
 logger = logging.getLogger("svg_ear")
 
 OVERRIDE = "optimized_attention_override"
 EVALUATION = "svg_ear"
-
-
-@dataclass
-class Evaluation:
-    """One evaluation of the diffusion model, from which its attention calls learn where they are.
-
-    Travels in ``transformer_options``; each evaluation has its own, so threads never share one.
-
-    Attributes:
-        model: the diffusion model.
-        architecture: None when its tokens are not understood.
-        video: patches of the latent, None when it is not a video.
-        step_reason: why the step stays dense.
-        branch, context_window: see :class:`StateKey`.
-        inner: the attention override below ours.
-    """
-
-    model: object
-    architecture: Architecture | None
-    video: int | None
-    step_reason: Reason | None
-    branch: tuple
-    context_window: tuple
-    inner: Callable | None
-    _ordinals: Counter = field(default_factory=Counter)
-    _layouts: dict = field(default_factory=dict)
-
-    def locate(self, transformer_options: dict) -> tuple[str | None, int | None, int]:
-        """Block type, block index and ordinal of a self-attention call; counts it."""
-        block = (transformer_options.get("block_type"), transformer_options.get("block_index"))
-        self._ordinals[block] += 1
-        return *block, self._ordinals[block] - 1
-
-    def layouts(self, tokens: int, mask: Tensor | None) -> list[SequenceLayout] | Reason:
-        """Which tokens are routed. A mask is read once: the layers of an evaluation share it."""
-        # The mask itself is kept, so that its id cannot be taken by another.
-        key = (tokens, id(mask))
-        if key not in self._layouts:
-            layout = self.architecture.layout(tokens, self.video)
-            known = layout if isinstance(layout, Reason) else apply_mask(layout, mask, tokens)
-            self._layouts[key] = (known, mask)
-        return self._layouts[key][0]
+# Device types and settings that have had a call in this process.
+_PREPARED = set()
 
 
 class Patch:
@@ -78,20 +37,23 @@ class Patch:
     such an evaluation. Nothing is written to the MODEL's own ``transformer_options``, so nothing can chain to itself.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, tell: Callable[[str], None] = lambda text: None):
+        """``tell`` shows a line of text on the node."""
         self.options = options
+        self.tell = tell
         self.settings = options.settings()
-        self.dense_blocks = BlockSelection.parse(options.dense_blocks)
-        self.recorder = Recorder()
+        self.dense_layers = options.dense_layers()
+        self.map_choice = options.recorded()
+        self.recorder = Recorder(self.map_choice.limit)
         self.states = StateStore()
-        self.run = Run()
+        self.run = Run(self.map_choice)
         self._schedule: tuple[Tensor | None, Schedule] | None = None
         # One function object for all calls: torch.compile would otherwise compile anew for each.
         self.override = torch.compiler.disable(self._attention)
 
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run: record it."""
-        outer, self.run = self.run, Run()
+        outer, self.run = self.run, Run(self.map_choice)
         result = None
         try:
             result = executor(*args, **kwargs)
@@ -100,6 +62,7 @@ class Patch:
             self.run, self._schedule = outer, None
             self.recorder.add(record)
             logger.info(headline(record))
+            self.tell(headline(record))
         return result
 
     def cleanup(self, *args, **kwargs):
@@ -124,11 +87,11 @@ class Patch:
         architecture = find_architecture(model)
         # Packed audio-video latents come flat, with the shapes of their parts beside them, video first.
         shapes = conditions.get("latent_shapes")
-        video = video_patches(tuple(shapes[0] if shapes else x.shape), model)
+        grid = video_grid(tuple(shapes[0] if shapes else x.shape), model)
 
         schedule = self._schedule_of(transformer_options.get("sample_sigmas"), base_model.model_sampling)
         sigmas = transformer_options.get("sigmas")
-        step_reason = schedule.dense_reason(None if sigmas is None else float(sigmas.flatten()[0]))
+        sigma = None if sigmas is None else float(sigmas.flatten()[0])
         self.run.architecture = architecture.name if architecture else None
         self.run.steps = schedule.steps
 
@@ -140,8 +103,10 @@ class Patch:
         return Evaluation(
             model=model,
             architecture=architecture,
-            video=video,
-            step_reason=step_reason,
+            grid=grid,
+            step=schedule.step(sigma),
+            sparse_steps=schedule.sparse_steps,
+            step_reason=schedule.dense_reason(sigma),
             branch=branch,
             context_window=tuple(getattr(window, "index_list", ())),
             inner=None if inner is self.override else inner,
@@ -163,15 +128,20 @@ class Patch:
             return func(*args, **kwargs)
 
         call = AttentionCall.of(*args, **kwargs)
+        evaluation.block = None
         found = self.dense_reason(call, evaluation, transformer_options)
         if not isinstance(found, Reason):
-            found = self._sparse(call, found)
+            found = self._sparse(call, found, evaluation)
         if not isinstance(found, Reason):
             return found
 
-        self._report(found)
+        self._report(found, evaluation, transformer_options)
         inner = evaluation.inner
-        return func(*args, **kwargs) if inner is None else inner(func, *args, **kwargs)
+        dense = func if inner is None else partial(inner, func)
+        if found not in reasons.SCHEDULED:
+            return dense(*args, **kwargs)
+        with self.run.dense_timer(call.q.device).stage("dense", call.q.device):
+            return dense(*args, **kwargs)
 
     def dense_reason(self, call: AttentionCall, evaluation: Evaluation, transformer_options: dict) -> Reason | StateKey:
         """Why a call stays dense, or the key of its state when it can run sparse.
@@ -188,31 +158,35 @@ class Patch:
             return reasons.TOKEN_REFINER
         if call.tokens < self.options.min_tokens:
             return reasons.SHORT_SEQUENCE
-        if evaluation.video is None:
+        if evaluation.grid is None:
             return reasons.NOT_VIDEO
         layouts = evaluation.layouts(call.tokens, call.mask)
         if isinstance(layouts, Reason):
             return layouts
-        block_type, block_index, ordinal = evaluation.locate(transformer_options)
+        evaluation.block = block = evaluation.locate(transformer_options)
         reason = call.unsupported_reason() or evaluation.step_reason
         if reason is not None:
             return reason
-        layer = ordinal if block_index is None else block_index
-        if self.dense_blocks.selects(*architecture.layer(block_type, layer, evaluation.model)):
+        if self.dense_layers.selects(block.layer, block.layers):
             return reasons.DENSE_BLOCK
         return StateKey(
             device=call.q.device,
-            block_type=block_type,
-            block_index=block_index,
-            ordinal=ordinal,
+            block_type=block.type,
+            block_index=block.index,
+            ordinal=block.ordinal,
             branch=evaluation.branch,
             context_window=evaluation.context_window,
             shape=call.shape,
             layouts=tuple(layouts),
         )
 
-    def _sparse(self, call: AttentionCall, key: StateKey) -> Tensor | Reason:
+    def _sparse(self, call: AttentionCall, key: StateKey, evaluation: Evaluation) -> Tensor | Reason:
         """The output of a sparse call, or the reason when memory ran out."""
+        place = evaluation.place(evaluation.block, key.layouts[0], call.shape[0])
+        # Blocks that share a number with another one (VACE) have no maps of their own.
+        observe = self.run.trace.observer(place, call.heads) if key.ordinal == 0 or key.block_index is None else None
+        if first := self._first_on(call.q.device):
+            self.tell("SVG-EAR: preparing kernels, which takes a while the first time")
         try:
             result = kernels.sparse_attention(
                 *call.split_heads(),
@@ -222,17 +196,31 @@ class Patch:
                 scale=call.options.get("scale"),
                 memory_limit=self.options.memory_limit(),
                 timer=self.run.timer(call.q.device),
+                observe=observe,
             )
         except torch.OutOfMemoryError:
             self.states.clear()
             return reasons.OUT_OF_MEMORY
-        self.run.count_sparse(result.statistics)
+        if first:
+            self.tell("SVG-EAR: running")
+        self.run.count_sparse(result.statistics, place)
         return call.arrange(result.output)
 
-    def _report(self, reason: Reason):
+    def _first_on(self, device: torch.device) -> bool:
+        """Whether no call has run on ``device`` with these settings yet, so that kernels may have to be compiled."""
+        prepared = (device.type, self.settings)
+        if device.type == "cpu" or prepared in _PREPARED:
+            return False
+        _PREPARED.add(prepared)
+        return True
+
+    def _report(self, reason: Reason, evaluation: Evaluation, transformer_options: dict):
         """Count a dense call, log its reason once a run, and refuse it in strict mode."""
         if self.options.strict and not reason.by_design:
             raise StrictModeError(reason)
+        block: Block | None = evaluation.block or evaluation.named_block(transformer_options)
+        if reason not in UNRELATED and block is not None:
+            self.run.trace.count_dense(block.layer, block.layers, evaluation.step, reason)
         if self.run.count_dense(reason):
             level = logging.WARNING if not reason.by_design else logging.INFO if self.options.verbose else logging.DEBUG
             logger.log(level, "dense attention: %s %s", reason, reason.remedy)

@@ -102,4 +102,6 @@ OUT_OF_MEMORY = Reason(
     "Set memory_limit_mb, or use fewer frames or a lower resolution.",
 )
 
+# What only the user's schedule keeps dense: such calls could run sparse as they are.
+SCHEDULED = (WARM_UP_STEP, LAST_STEPS, OUTSIDE_WINDOW, DENSE_BLOCK)
 REASONS = {reason.name: reason for reason in tuple(globals().values()) if isinstance(reason, Reason)}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from comfy_api.latest import io
-from torch import Tensor
 
-from .record import ATTACHMENT
-from .summary import report
+from .record import find_run
+from .summary import headline, report
 
 
 class SVGEARReport(io.ComfyNode):
@@ -30,9 +29,7 @@ class SVGEARReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent) -> io.NodeOutput:
-        recorder = model.get_attachment(ATTACHMENT)
-        samples = latent["samples"]
-        # Audio and video latents come packed in a type of ComfyUI's own.
-        match = recorder.find(samples) if recorder and isinstance(samples, Tensor) else None
-        text = report(match or (recorder and recorder.newest()), is_match=match is not None)
-        return io.NodeOutput(text, ui={"text": [text]})
+        _, run, is_match = find_run(model, latent)
+        text = report(run, is_match)
+        status = headline(run) if run else ""
+        return io.NodeOutput(text, ui={"text": [text], "status": [status]})

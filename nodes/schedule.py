@@ -1,10 +1,9 @@
-"""Which steps and layers stay dense."""
+"""Which steps stay dense."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .reasons import LAST_STEPS, OUTSIDE_WINDOW, UNKNOWN_STEP, WARM_UP_STEP, Reason
@@ -14,40 +13,6 @@ if TYPE_CHECKING:
 
 # Samplers recompute sigmas through logarithms; steps are much further apart than this share.
 ROUNDING = 1e-5
-
-
-@dataclass(frozen=True)
-class BlockSelection:
-    """Layers by number, inclusive ranges; negative numbers count from the last layer (-1)."""
-
-    ranges: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def parse(cls, text: str) -> BlockSelection:
-        """Read text such as ``0, 1, 38-39`` or ``-2--1``; empty text selects nothing.
-
-        Raises ValueError naming the part that was not understood.
-        """
-        ranges = []
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            match = re.fullmatch(r"(-?\d+)(?:\s*-\s*(-?\d+))?", part)
-            span = (int(match[1]), int(match[2] or match[1])) if match else None
-            # A range from a positive to a negative number can only be judged when the number of layers is known.
-            if span is None or (span[0] > span[1] and (span[0] < 0) == (span[1] < 0)):
-                raise ValueError(
-                    f"dense_blocks has {part!r}; write layer numbers and rising ranges separated by commas, "
-                    "such as 0, 1, 38-39, where -1 is the last layer, or leave it empty"
-                )
-            ranges.append(span)
-        return cls(tuple(ranges))
-
-    def selects(self, layer: int, layers: int) -> bool:
-        """Whether layer number ``layer`` of ``layers`` is meant."""
-
-        def position(number):
-            return number + layers if number < 0 else number
-
-        return any(position(first) <= layer <= position(last) for first, last in self.ranges)
 
 
 class Schedule:
@@ -93,8 +58,15 @@ class Schedule:
             return LAST_STEPS
         return None
 
-    def step(self, sigma: float) -> int:
-        """The step that ``sigma`` belongs to, counted from 0."""
+    @cached_property
+    def sparse_steps(self) -> tuple[int, ...]:
+        """The steps that may run sparse."""
+        return tuple(step for step, sigma in enumerate(self._sigmas[:-1]) if self.dense_reason(sigma) is None)
+
+    def step(self, sigma: float | None) -> int:
+        """The step that ``sigma`` belongs to, counted from 0; 0 where the schedule is not known."""
+        if sigma is None or not self._is_known:
+            return 0
         reached = sum(start >= sigma * (1 - ROUNDING) for start in self._sigmas)
         return min(max(reached - 1, 0), self.steps - 1)
 

@@ -63,12 +63,12 @@ def find_architecture(diffusion_model) -> Architecture | None:
     return next((known for known in ARCHITECTURES if known.model_class in ancestors), None)
 
 
-def video_patches(shape: tuple[int, ...], diffusion_model) -> int | None:
-    """Tokens of a latent ``[B, C, T, H, W]`` after padding to whole patches, or None when it is not a video."""
+def video_grid(shape: tuple[int, ...], diffusion_model) -> tuple[int, int, int] | None:
+    """Frames, rows and columns of tokens of a latent ``[B, C, T, H, W]`` after padding to whole patches; None for other latents."""
     patch = tuple(getattr(diffusion_model, "patch_size", None) or (1, 1, 1))
     if len(shape) != 5 or len(patch) != 3:
         return None
-    return math.prod(math.ceil(size / step) for size, step in zip(shape[2:], patch))
+    return tuple(math.ceil(size / step) for size, step in zip(shape[2:], patch))
 
 
 def apply_mask(layout: SequenceLayout, mask: Tensor | None, tokens: int) -> list[SequenceLayout] | Reason:

@@ -76,6 +76,10 @@ ATTENTION = {
     "memory_limit_mb": 0,
     "strict": False,
     "verbose": False,
+    "record_layers": "auto",
+    "record_steps": "auto",
+    "record_heads": "auto",
+    "record_limit_mb": 64,
 }
 HEIGHTS = {"CLIPTextEncode": 160, "Note": 330, "LoadImage": 330, "SVGEARReport": 300, "SaveVideo": 380, "CreateVideo": 150}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_comfyui import DIM, HEADS, Harness, dense, qkv
 from svg_ear import kernels
-from svg_ear.nodes import override
+from svg_ear.nodes import evaluation
 from svg_ear.nodes.override import EVALUATION, OVERRIDE
 from svg_ear.nodes.reasons import REASONS, StrictModeError
 from svg_ear.nodes.sequence import apply_mask
@@ -66,7 +66,7 @@ def test_mask_is_read_once_per_evaluation(monkeypatch):
     read = []
     played, tensors = Harness("hunyuan"), split(qkv(100))
     mask = torch.zeros(1, 1, 100)
-    monkeypatch.setattr(override, "apply_mask", lambda *args: read.append(1) or apply_mask(*args))
+    monkeypatch.setattr(evaluation, "apply_mask", lambda *args: read.append(1) or apply_mask(*args))
 
     def blocks(attention):
         for block in range(2):

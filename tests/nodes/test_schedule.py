@@ -2,7 +2,7 @@ import pytest
 from fake_comfyui import flow_schedule, flow_sigma
 from svg_ear.nodes.options import Options
 from svg_ear.nodes.reasons import LAST_STEPS, OUTSIDE_WINDOW, UNKNOWN_STEP, WARM_UP_STEP
-from svg_ear.nodes.schedule import BlockSelection, Schedule
+from svg_ear.nodes.schedule import Schedule
 
 
 def schedule(sigmas, **widgets):
@@ -12,29 +12,6 @@ def schedule(sigmas, **widgets):
 def reasons(sigmas, **widgets):
     plan = schedule(sigmas, **widgets)
     return [plan.dense_reason(sigma) for sigma in sigmas[:-1]]
-
-
-@pytest.mark.parametrize(
-    ("text", "selected"),
-    [
-        ("", []),
-        ("0", [0]),
-        (" 0, 1, 3-4 ", [0, 1, 3, 4]),
-        ("-1", [5]),
-        ("-2--1", [4, 5]),
-        ("4 - -1,", [4, 5]),
-        ("9", []),
-    ],
-)
-def test_blocks_are_selected(text, selected):
-    selection = BlockSelection.parse(text)
-    assert [layer for layer in range(6) if selection.selects(layer, 6)] == selected
-
-
-@pytest.mark.parametrize("text", ["first", "1-", "5-3", "-1--2", "1;2", "1.5"])
-def test_invalid_blocks_are_named(text):
-    with pytest.raises(ValueError, match="dense_blocks has '.*such as 0, 1, 38-39"):
-        BlockSelection.parse(text)
 
 
 @pytest.mark.parametrize(("steps", "warm_up"), [(1, 1), (4, 1), (5, 1), (8, 2), (20, 4), (50, 10)])
@@ -87,3 +64,8 @@ def test_unknown_schedules_matter_only_where_the_step_does(sigmas):
     assert schedule(sigmas, dense_first_steps=0, start_percent=0.1).dense_reason(0.5) == UNKNOWN_STEP
     assert schedule(sigmas, dense_first_steps=0).dense_reason(0.5) is None
     assert schedule(flow_schedule(4), dense_first_steps=1).dense_reason(None) == UNKNOWN_STEP
+
+
+def test_the_steps_that_may_run_sparse():
+    assert schedule(flow_schedule(5), dense_last_steps=1).sparse_steps == (1, 2, 3)
+    assert schedule(None).sparse_steps == () and schedule(None).step(0.5) == 0

@@ -3,7 +3,7 @@ import torch
 from fake_comfyui import MODELS, HunyuanVideo, WanModel
 from svg_ear.kernels import SequenceLayout
 from svg_ear.nodes.reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS
-from svg_ear.nodes.sequence import apply_mask, find_architecture, video_patches
+from svg_ear.nodes.sequence import apply_mask, find_architecture, video_grid
 
 TEXT_FIRST = SequenceLayout(range(6, 10), (range(6),))
 
@@ -21,9 +21,9 @@ def test_subclasses_are_recognised():
 
 
 def test_patches_are_counted_after_padding():
-    assert video_patches((2, 16, 3, 7, 10), WanModel()) == 3 * 4 * 5
-    assert video_patches((1, 128, 3, 7, 10), MODELS["ltx"]()) == 3 * 7 * 10
-    assert video_patches((1, 16, 64, 64), WanModel()) is None
+    assert video_grid((2, 16, 3, 7, 10), WanModel()) == (3, 4, 5)
+    assert video_grid((1, 128, 3, 7, 10), MODELS["ltx"]()) == (3, 7, 10)
+    assert video_grid((1, 16, 64, 64), WanModel()) is None
 
 
 def test_wan_routes_everything():
