@@ -1,0 +1,49 @@
+"""Keys and values into cluster order. Queries and the output are never permuted."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..types import Clusters, SortedKeys
+
+PERMUTE = {"ROWS": 32, "num_warps": 4}
+
+
+@triton.jit(do_not_specialize=["heads", "tokens"])
+def _permute(
+    k, k_batch, k_head, k_row,
+    v, v_batch, v_head, v_row,
+    order, sorted_k, sorted_v,
+    heads, tokens,
+    D: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of the sorted keys and values of one head."""
+    i_n, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_batch, i_head = i_h // heads, i_h % heads
+    o_n = i_n * ROWS + tl.arange(0, ROWS)  # [R]
+    o_d = tl.arange(0, D)  # [D]
+    m_n = o_n < tokens  # [R]
+    i_token = tl.load(order + i_h * tokens + o_n, m_n, other=0).to(tl.int64)[:, None]  # [R, 1]
+    b_k = tl.load(k + i_batch * k_batch + i_head * k_head + i_token * k_row + o_d, m_n[:, None])  # [R, D]
+    b_v = tl.load(v + i_batch * v_batch + i_head * v_head + i_token * v_row + o_d, m_n[:, None])  # [R, D]
+    p_out = (i_h * tokens + o_n)[:, None] * D + o_d  # [R, D]
+    tl.store(sorted_k + p_out, b_k, m_n[:, None])
+    tl.store(sorted_v + p_out, b_v, m_n[:, None])
+
+
+def permute(keys: Tensor, values: Tensor, clusters: Clusters) -> SortedKeys:
+    """Sort keys and values ``[B, H, N, D]`` (any strides) by cluster; the values inherit the keys' labels."""
+    keys, values = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (keys, values))
+    batch, heads, length, dim = keys.shape
+    sorted_keys, sorted_values = (torch.empty(keys.shape, dtype=keys.dtype, device=keys.device) for _ in range(2))
+    _permute[(triton.cdiv(length, PERMUTE["ROWS"]), batch * heads)](
+        keys, *keys.stride()[:3],
+        values, *values.stride()[:3],
+        clusters.order, sorted_keys, sorted_values,
+        heads, length,
+        D=dim, **PERMUTE,
+    )  # fmt: skip
+    return SortedKeys(sorted_keys, sorted_values, clusters)

@@ -1,0 +1,196 @@
+import pytest
+import torch
+from kernel_inputs import relative_error
+from svg_ear.kernels import reference, torch_stages
+from svg_ear.kernels.torch_stages.cluster import gather_rows
+from triton_cases import DEVICE, GPU, arranged, dtypes, inputs, layouts, lengths, nested
+
+pytest.importorskip("triton")
+from svg_ear.kernels.triton_stages import cluster as stage  # noqa: E402
+from svg_ear.kernels.triton_stages.cluster import cluster, cluster_from_labels, group_queries  # noqa: E402
+from svg_ear.kernels.triton_stages.similarity import number_by_similarity  # noqa: E402
+
+on_gpu = pytest.mark.skipif(not GPU, reason="no CUDA GPU")
+
+
+def same(left, right):
+    return all(torch.equal(getattr(left, name), getattr(right, name)) for name in ("labels", "centroids", "sizes", "order"))
+
+
+def excess(tokens, labels, centroids):
+    """How much farther the chosen centroids are than the nearest, over the least sum of squared distances."""
+    distances = torch.cdist(tokens.double(), centroids.double()).square()
+    nearest = distances.amin(-1)
+    return ((distances.gather(-1, labels.long()[..., None]).squeeze(-1) - nearest).sum() / nearest.sum()).item()
+
+
+def check(found, tokens):
+    """The clusters fit their labels: order and sizes exactly, means as well as plain torch in the same precision."""
+    tokens, labels, previous = tokens.cpu(), found.labels.long().cpu(), found.centroids.cpu()
+    expected = reference.cluster_from_labels(tokens.double(), labels, previous.double())
+    plain = torch_stages.cluster_from_labels(tokens, labels, previous)
+    assert torch.equal(found.order.cpu(), expected.order)
+    assert torch.equal(found.sizes.cpu(), expected.sizes)
+    assert torch.equal(found.sorted_labels.cpu(), expected.sorted_labels.int())
+    error, limit = (relative_error(centroids.cpu(), expected.centroids) for centroids in (found.centroids, plain.centroids))
+    assert error <= 2 * max(limit, torch.finfo(torch.float32).eps)
+
+
+@dtypes
+@lengths
+def test_matches_the_reference(tokens, dtype):
+    keys, _, points = nested(tokens, dtype)
+    points = points[:, :, : min(tokens, 11)]
+    found = cluster(keys, points.shape[2], 2, points)
+    expected = reference.cluster(keys.double().cpu(), 2, points.double().cpu())
+    assert torch.equal(found.labels.cpu(), expected.labels.int())
+    assert relative_error(found.centroids.cpu(), expected.centroids) < 1e-6
+    check(found, keys)
+
+
+@dtypes
+def test_labels_are_as_near_as_in_plain_torch(dtype):
+    keys = inputs(600, dtype, batch=2, heads=1, spread=2.0)[1]
+    centroids = keys[:, :, 5:105].contiguous()
+    found = cluster(keys, 100, 1, centroids).labels
+    plain = (2 * keys @ centroids.mT).float() - centroids.float().square().sum(-1)[:, :, None]
+    assert excess(keys, found, centroids) <= 2 * excess(keys, plain.argmax(-1), centroids) + torch.finfo(torch.float32).eps
+
+
+@layouts
+@pytest.mark.parametrize("dim", [64, 128])
+def test_strides_do_not_matter(layout, dim):
+    keys = inputs(100, batch=2, heads=3, dim=dim)[1]
+    centroids = arranged(keys[:, :, :9], "tokens first")
+    assert same(cluster(arranged(keys, layout), 9, 1, centroids), cluster(keys, 9, 1, centroids.contiguous()))
+    found = group_queries(arranged(keys, layout), 3, 2, 1)
+    assert same(found.probe, group_queries(keys, 3, 2, 1).probe)
+
+
+def test_iterations_are_calls_in_a_row_and_repeat_bitwise():
+    keys = inputs(500)[1]
+    first = cluster(keys, 20, 1, keys[:, :, :20])
+    assert same(cluster(keys, 20, 2, keys[:, :, :20]), cluster(keys, 20, 1, first.centroids))
+    assert same(cluster(keys, 20, 2), cluster(keys, 20, 2))
+
+
+def test_ties_go_to_the_lower_label():
+    keys = inputs(300, heads=1)[1]
+    centroids = keys[:, :, :50].repeat(1, 1, 3, 1)
+    assert cluster(keys, 150, 1, centroids).labels.max() < 50
+
+
+def test_an_empty_cluster_keeps_its_centroid():
+    keys = inputs(50, torch.float32, heads=1)[1]
+    centroids = torch.cat((keys[:, :, :3], torch.full_like(keys[:, :, :1], 1e3)), dim=2)
+    found = cluster(keys, 4, 2, centroids)
+    assert found.sizes[0, 0, 3] == 0
+    assert torch.equal(found.centroids[0, 0, 3], centroids[0, 0, 3])
+
+
+def test_all_tokens_in_one_cluster():
+    keys = inputs(1000, heads=1)[1]
+    labels = torch.full(keys.shape[:3], 6, dtype=torch.int32, device=DEVICE)
+    check(cluster_from_labels(keys, labels, keys[:, :, :9]), keys)
+    identical = cluster(torch.ones_like(keys), 5, 2)
+    assert identical.sizes.max() == 1000
+    assert identical.centroids.isfinite().all()
+
+
+@dtypes
+def test_a_common_offset_does_not_drown_the_differences(dtype):
+    keys = inputs(500, dtype)[1]
+    moved = keys + 8 * torch.randn(keys.shape[-1], generator=torch.Generator().manual_seed(3)).to(DEVICE, dtype)
+    centroids = moved[:, :, :20].float()
+    assert excess(moved, cluster(moved, 20, 1, centroids).labels, centroids) < 1e-4
+
+
+def test_broken_tokens_get_some_label():
+    keys = inputs(70, heads=1)[1]
+    keys[:, :, 7] = torch.nan
+    keys[:, :, 8] = torch.inf
+    labels = cluster(keys, 5, 2, inputs(70, heads=1)[0][:, :, :5]).labels
+    assert 0 <= labels.min() and labels.max() < 5
+
+
+@dtypes
+@pytest.mark.parametrize("iterations", [1, 2])
+@pytest.mark.parametrize(("tokens", "split"), [(1, 2), (65, 1), (400, 3), (400, 20)])
+def test_query_groups_match_the_reference(tokens, split, iterations, dtype):
+    queries, centres, points = nested(tokens, dtype, split=split)
+    centres = points if split == 1 else centres
+    found = group_queries(queries, centres.shape[2], split, iterations, centres, points)
+    expected = reference.group_queries(queries.double().cpu(), iterations, centres.double().cpu(), points.double().cpu())
+    assert torch.equal(found.probe.labels.cpu(), expected.probe.labels.int())
+    assert relative_error(found.routing_centroids.cpu(), expected.routing_centroids) < 1e-6
+    check(found.probe, queries)
+
+
+def test_query_groups_from_scratch_are_as_tight_as_those_of_the_torch_stage():
+    queries = inputs(600, torch.float32)[0]
+
+    def spread(groups):
+        return (queries - gather_rows(groups.probe.centroids, groups.probe.labels.long())).square().sum()
+
+    found = group_queries(queries, 7, 5, 2)
+    assert spread(found) < 1.01 * spread(torch_stages.group_queries(queries, 7, 5, 2))
+    assert torch.equal(found.probe.sizes.sum(-1), torch.full((1, 2), 600, device=DEVICE))
+    assert same(found.probe, group_queries(queries, 7, 5, 2).probe)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 64, 100])
+def test_numbering_is_a_permutation_that_brings_similar_rows_together(count):
+    rows = inputs(count, torch.float32)[1]
+    numbered = number_by_similarity(rows)
+    assert torch.equal(numbered.sort(2).values, rows.sort(2).values)
+    if count > 50:
+        assert numbered.diff(dim=2).norm(dim=-1).mean() < 0.7 * rows.diff(dim=2).norm(dim=-1).mean()
+
+
+def test_clusters_from_scratch_have_similar_neighbours_and_exact_means():
+    keys = inputs(600)[1]
+    found, plain = cluster(keys, 60, 2), torch_stages.cluster(keys, 60, 2)
+    gaps, plain_gaps = (clusters.centroids.diff(dim=2).norm(dim=-1).mean() for clusters in (found, plain))
+    assert gaps < 0.7 * plain_gaps
+    check(found, keys)
+
+
+@on_gpu
+def test_nothing_waits_for_the_gpu():
+    keys = inputs(3000, dim=128)[1]
+    kept = cluster(keys, 40, 1), group_queries(keys, 10, 4, 1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        cluster(keys, 40, 2)
+        group_queries(keys, 10, 4, 2)
+        cluster(keys, 40, 1, kept[0].centroids)
+        cluster_from_labels(keys, kept[0].labels, kept[0].centroids)
+        group_queries(keys, 10, 4, 1, kept[1].routing_centroids, kept[1].probe.centroids)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@on_gpu
+def test_a_new_length_compiles_nothing():
+    kernels = (stage._centre, stage._nearest, stage._means, stage._slots, stage._regroup)
+
+    def compiled():
+        return [sum(len(cache[0]) for cache in kernel.device_caches.values()) for kernel in kernels]
+
+    counts = []
+    for tokens, count in ((2000, 40), (2001, 41), (1, 1), (4096, 64)):
+        keys = arranged(inputs(tokens)[1], "tokens first")
+        cluster(keys, count, 2)
+        group_queries(keys, count, 4, 2)
+        counts.append(compiled())
+    assert counts[1:] == counts[:1] * 3
+
+
+@on_gpu
+def test_more_elements_than_an_int32_counts():
+    tokens = torch.randn(1, 40, 430_000, 128, dtype=torch.bfloat16, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(0))
+    found = cluster(tokens, 30, 1, tokens[:, :, :30])
+    last = slice(39, 40)
+    alone = cluster(tokens[:, last].clone(), 30, 1, tokens[:, last, :30])
+    for name in ("labels", "centroids", "sizes", "order"):
+        assert torch.equal(getattr(found, name)[:, last], getattr(alone, name))
