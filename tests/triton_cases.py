@@ -30,18 +30,14 @@ def arranged(tensor, layout):
     return tensor.contiguous()
 
 
-def nested(tokens, dtype, groups=5, split=3, heads=2, batch=2, dim=64):
-    """Tokens around ``groups`` centres of ``split`` points each, far enough apart for any precision, and both kinds of centre.
-
-    Returns ``[B, H, N, D]``, ``[B, H, G, D]`` and ``[B, H, G * split, D]``.
-    """
+def separated(tokens, dtype, points=15, heads=2, batch=2, dim=64):
+    """Tokens ``[B, H, N, D]`` around ``points`` ``[B, H, C, D]``, far enough apart for any precision."""
     generator = torch.Generator().manual_seed(tokens)
 
     def normal(*shape):
         return torch.randn(batch, heads, *shape, dim, generator=generator, dtype=torch.float64)
 
-    centres = 4 * normal(groups)
-    points = (centres[:, :, :, None] + normal(groups, split)).flatten(2, 3)
-    choice = torch.randint(groups * split, (batch, heads, tokens), generator=generator)
-    members = torch.take_along_dim(points, choice[..., None], dim=2) + 0.1 * normal(tokens)
-    return members.to(DEVICE, dtype), centres.to(DEVICE, torch.float32), points.to(DEVICE, torch.float32)
+    centres = 4 * normal(points)
+    choice = torch.randint(points, (batch, heads, tokens), generator=generator)
+    members = torch.take_along_dim(centres, choice[..., None], dim=2) + 0.1 * normal(tokens)
+    return members.to(DEVICE, dtype), centres.to(DEVICE, torch.float32)

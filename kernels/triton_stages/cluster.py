@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..torch_stages.cluster import _sampled_members, _sampled_positions
-from ..types import Clusters, QueryGroups
+from ..torch_stages.cluster import _sampled_positions as sampled_positions
+from ..types import Clusters
 from .similarity import number_by_similarity
 
-# Tokens and centroids of one tile of scores; narrower for float32, which takes twice the shared memory.
-NEAREST = {"ROWS": 128, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
+# Tokens and centroids of one tile of scores. Two blocks of the wide tile fit a multiprocessor of 227 KiB; the others suit 99 KiB.
+NEAREST_WIDE = {"ROWS": 256, "COLUMNS": 64, "num_warps": 8, "num_stages": 2}
+NEAREST = {"ROWS": 128, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 NEAREST_FLOAT32 = {"ROWS": 64, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
 CENTRE = {"ROWS": 32, "num_warps": 4}
-MEANS = {"ROWS": 32, "num_warps": 4}
-SLOTS = {"ROWS": 64, "num_warps": 4, "num_stages": 2}
-REGROUP = {"ROWS": 128, "num_warps": 4}
+MEANS = {"ROWS": 16, "STAGES": 3, "num_warps": 2}
 # Sorting is by radix: half the bits, half the passes.
 LARGEST_INT16 = torch.iinfo(torch.int16).max
 
@@ -50,6 +47,13 @@ def _centre(
     tl.store(bias + i_h * padded + o_c, tl.where(m_c, b_bias, float("inf")), m_pad)
 
 
+@triton.jit
+def _better(b_first, first_code, b_second, second_code):
+    """The larger of two scores and its code, the first where they are equal."""
+    m_second = b_second > b_first
+    return tl.where(m_second, b_second, b_first), tl.where(m_second, second_code, first_code)
+
+
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters", "padded"])
 def _nearest(
     x, x_batch, x_head, x_row,
@@ -68,25 +72,27 @@ def _nearest(
     p_c = relative + i_h * padded * D + o_c[:, None] * D + o_d  # [K, D]
     p_bias = bias + i_h * padded + o_c  # [K]
 
-    # The best of every place in the tile over all tiles, for pairs of columns that one thread holds: no thread waits for another.
-    b_best = tl.full([ROWS, COLUMNS // 2], float("-inf"), tl.float32)  # [R, K / 2]
-    b_code = tl.zeros([ROWS, COLUMNS // 2], tl.int32)  # [R, K / 2], twice the tile, plus one for the odd column
+    # One thread holds columns 2l, 2l + 1, 2l + 8 and 2l + 9 of every 16: it keeps the best of the four and waits for no other.
+    b_best = tl.full([ROWS, COLUMNS // 16, 4], float("-inf"), tl.float32)  # [R, K / 16, 4]
+    b_code = tl.zeros([ROWS, COLUMNS // 16, 4], tl.int32)  # [R, K / 16, 4], four times the tile, plus 1 for odd, plus 2 for high
     for i_c in range(0, padded // COLUMNS):
-        b_c = tl.load(p_c)  # [K, D]
-        b_s = tl.dot(b_x, tl.trans(b_c)) - tl.load(p_bias)[None, :]  # [R, K]
-        b_even, b_odd = tl.split(tl.reshape(b_s, [ROWS, COLUMNS // 2, 2]))  # [R, K / 2]
-        m_odd = b_odd > b_even  # [R, K / 2]
-        b_pair = tl.where(m_odd, b_odd, b_even)  # [R, K / 2]
-        m_new = b_pair > b_best  # [R, K / 2]
-        b_best = tl.where(m_new, b_pair, b_best)
-        b_code = tl.where(m_new, tl.where(m_odd, 2 * i_c + 1, 2 * i_c), b_code)
+        b_s = tl.dot(b_x, tl.trans(tl.load(p_c))) - tl.load(p_bias)[None, :]  # [R, K]
+        b_s = tl.permute(tl.reshape(b_s, [ROWS, COLUMNS // 16, 2, 4, 2]), (0, 1, 3, 2, 4))  # [R, K / 16, 4, 2, 2]
+        b_even, b_odd = tl.split(b_s)  # [R, K / 16, 4, 2]
+        b_s, b_parity = _better(b_even, 4 * i_c, b_odd, 4 * i_c + 1)  # [R, K / 16, 4, 2]
+        b_low, b_high = tl.split(b_s)  # [R, K / 16, 4]
+        b_low_code, b_high_code = tl.split(b_parity)  # [R, K / 16, 4]
+        b_s, b_new = _better(b_low, b_low_code, b_high, b_high_code + 2)  # [R, K / 16, 4]
+        b_best, b_code = _better(b_best, b_code, b_s, b_new)
         p_c += COLUMNS * D
         p_bias += COLUMNS
 
-    o_pair = tl.arange(0, COLUMNS // 2)[None, :]  # [1, K / 2]
-    b_label = (b_code >> 1) * COLUMNS + 2 * o_pair + (b_code & 1)  # [R, K / 2]
-    b_label = tl.where(b_best == tl.max(b_best, 1)[:, None], b_label, clusters - 1)  # [R, K / 2]
-    tl.store(labels + i_h * tokens + o_n, tl.minimum(tl.min(b_label, 1), clusters - 1), m_n)
+    o_16 = 16 * tl.arange(0, COLUMNS // 16)[None, :, None]  # [1, K / 16, 1]
+    o_2 = 2 * tl.arange(0, 4)[None, None, :]  # [1, 1, 4]
+    b_label = (b_code >> 2) * COLUMNS + o_16 + (b_code & 2) * 4 + o_2 + (b_code & 1)  # [R, K / 16, 4]
+    b_top = tl.max(tl.max(b_best, 2), 1)  # [R]
+    b_label = tl.where(b_best == b_top[:, None, None], b_label, clusters - 1)
+    tl.store(labels + i_h * tokens + o_n, tl.minimum(tl.min(tl.min(b_label, 2), 1), clusters - 1), m_n)
 
 
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters"])
@@ -94,7 +100,7 @@ def _means(
     x, x_batch, x_head, x_row,
     order, offsets, previous, means,
     heads, tokens, clusters,
-    D: tl.constexpr, ROWS: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The mean of the members of one cluster of one head, summed in a fixed order; without members the previous centroid."""
     i_c, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -104,7 +110,7 @@ def _means(
     p_x = x + i_h // heads * x_batch + i_h % heads * x_head
     p_mean = (i_h * clusters + i_c) * D + o_d  # [D]
     b_sum = tl.zeros([ROWS, D], tl.float32)  # [R, D]
-    for i_r in range(i_start, i_stop, ROWS):
+    for i_r in tl.range(i_start, i_stop, ROWS, num_stages=STAGES):
         o_r = i_r + tl.arange(0, ROWS)  # [R]
         m_r = o_r < i_stop  # [R]
         i_token = tl.load(order + i_h * tokens + o_r, m_r, other=0).to(tl.int64)  # [R]
@@ -112,66 +118,6 @@ def _means(
     b_mean = tl.sum(b_sum, 0) / tl.maximum(i_stop - i_start, 1).to(tl.float32)  # [D]
     b_previous = tl.load(previous + p_mean).to(tl.float32)  # [D]
     tl.store(means + p_mean, tl.where(i_stop > i_start, b_mean, b_previous))
-
-
-@triton.jit(do_not_specialize=["heads", "tokens", "groups", "split"])
-def _slots(
-    x, x_batch, x_head, x_row,
-    order, offsets, centroids, slots, sizes,
-    heads, tokens, groups, split,
-    D: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr,
-):  # fmt: skip
-    """The nearest of the ``split`` centroids of one routing group for each of its members, in the group's order."""
-    i_g, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_start = tl.load(offsets + i_h * (groups + 1) + i_g)
-    i_stop = tl.load(offsets + i_h * (groups + 1) + i_g + 1)
-    o_d = tl.arange(0, D)  # [D]
-    o_s = tl.arange(0, SLOTS)  # [S]
-    m_s = o_s < split  # [S]
-    i_probe = (i_h * groups + i_g) * split + o_s  # [S]
-    b_c = tl.load(centroids + i_probe[:, None] * D + o_d, m_s[:, None], other=0.0).to(tl.float32)  # [S, D]
-    b_mean = tl.sum(b_c, 0) / split  # [D]
-    b_c = tl.where(m_s[:, None], b_c - b_mean, 0.0).to(x.dtype.element_ty)  # [S, D]
-    b_r = b_c.to(tl.float32)  # [S, D]
-    b_bias = tl.where(m_s, tl.sum(b_r * (0.5 * b_r + b_mean), 1), float("inf"))  # [S]
-    p_x = x + i_h // heads * x_batch + i_h % heads * x_head
-    b_count = tl.zeros([SLOTS], tl.int32)  # [S]
-    for i_r in range(i_start, i_stop, ROWS):
-        o_r = i_r + tl.arange(0, ROWS)  # [R]
-        m_r = o_r < i_stop  # [R]
-        i_token = tl.load(order + i_h * tokens + o_r, m_r, other=0).to(tl.int64)  # [R]
-        b_x = tl.load(p_x + i_token[:, None] * x_row + o_d, m_r[:, None], other=0.0)  # [R, D]
-        b_s = tl.dot(b_x, tl.trans(b_c)) - b_bias[None, :]  # [R, S]
-        b_top = b_s == tl.max(b_s, 1)[:, None]  # [R, S]
-        b_slot = tl.minimum(tl.min(tl.where(b_top, o_s[None, :], SLOTS), 1), split - 1)  # [R]
-        tl.store(slots + i_h * tokens + o_r, b_slot, m_r)
-        b_count += tl.sum(((b_slot[:, None] == o_s[None, :]) & m_r[:, None]).to(tl.int32), 0)
-    tl.store(sizes + i_probe, b_count, m_s)
-
-
-@triton.jit(do_not_specialize=["tokens", "groups", "split"])
-def _regroup(
-    order, offsets, slots, sizes, fine_order, labels,
-    tokens, groups, split,
-    ROWS: tl.constexpr, SLOTS: tl.constexpr,
-):  # fmt: skip
-    """Sort the members of one routing group by slot, stably, and label them."""
-    i_g, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_start = tl.load(offsets + i_h * (groups + 1) + i_g)
-    i_stop = tl.load(offsets + i_h * (groups + 1) + i_g + 1)
-    o_s = tl.arange(0, SLOTS)  # [S]
-    b_size = tl.load(sizes + (i_h * groups + i_g) * split + o_s, o_s < split, other=0).to(tl.int32)  # [S]
-    b_next = i_start + tl.cumsum(b_size, 0) - b_size  # [S], where the next member of each slot goes
-    for i_r in range(i_start, i_stop, ROWS):
-        o_r = i_r + tl.arange(0, ROWS)  # [R]
-        m_r = o_r < i_stop  # [R]
-        i_token = tl.load(order + i_h * tokens + o_r, m_r, other=0)  # [R]
-        b_slot = tl.load(slots + i_h * tokens + o_r, m_r, other=0)  # [R]
-        b_one = ((b_slot[:, None] == o_s[None, :]) & m_r[:, None]).to(tl.int32)  # [R, S]
-        b_row = tl.sum(b_one * (b_next[None, :] + tl.cumsum(b_one, 0) - 1), 1)  # [R]
-        tl.store(fine_order + i_h * tokens + b_row, i_token, m_r)
-        tl.store(labels + i_h * tokens + i_token, i_g * split + b_slot, m_r)
-        b_next += tl.sum(b_one, 0)
 
 
 def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | None = None) -> Clusters:
@@ -193,52 +139,13 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
     tokens = _readable(tokens)
     warm = centroids is not None
     if not warm:
-        centroids = tokens[:, :, _sampled_positions(tokens.shape[2], count, tokens.device)]
+        centroids = tokens[:, :, sampled_positions(tokens.shape[2], count, tokens.device)]
     for iteration in range(iterations):
         if not warm and iteration == iterations - 1:
             centroids = number_by_similarity(centroids)
         clusters = cluster_from_labels(tokens, _nearest_labels(tokens, centroids), centroids)
         centroids = clusters.centroids
     return clusters
-
-
-def group_queries(
-    queries: Tensor,
-    routing_count: int,
-    split: int,
-    iterations: int,
-    routing_centroids: Tensor | None = None,
-    probe_centroids: Tensor | None = None,
-) -> QueryGroups:
-    """Cluster queries into routing groups, then each routing group into ``split`` probe groups, top-down.
-
-    A query is compared with the probe centroids of its own routing group only.
-
-    Args:
-        queries: ``[B, H, N, D]``, as for :func:`cluster`.
-        routing_count: routing groups, at most N.
-        split: probe groups per routing group; small routing groups leave some of theirs empty.
-        iterations: k-means iterations on each level.
-        routing_centroids, probe_centroids: ``[B, H, G, D]`` and ``[B, H, G * split, D]`` to start from; None samples.
-    """
-    queries = _readable(queries)
-    if routing_centroids is None:
-        routing_centroids = queries[:, :, _sampled_positions(queries.shape[2], routing_count, queries.device)]
-    if split == 1:
-        routing = cluster(queries, routing_count, iterations, routing_centroids)
-        return QueryGroups(routing, routing.centroids, split)
-    if iterations > 1:
-        routing_centroids = cluster(queries, routing_count, iterations - 1, routing_centroids).centroids
-    # The means of the routing groups follow from those of their parts, so only their members are needed.
-    labels = _nearest_labels(queries, routing_centroids)
-    order, offsets = _sort(labels, routing_count)
-    routing = Clusters(labels, routing_centroids, offsets.diff(dim=-1), order)
-    if probe_centroids is None:
-        probe_centroids = _sampled_members(queries, routing, split)
-    for _ in range(iterations):
-        probe = _split_groups(queries, routing, probe_centroids, split)
-        probe_centroids = probe.centroids
-    return QueryGroups(probe, _merged_means(probe, split, routing_centroids), split)
 
 
 def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clusters:
@@ -252,11 +159,18 @@ def _readable(tokens: Tensor) -> Tensor:
     return tokens if tokens.stride(-1) == 1 else tokens.contiguous()
 
 
+def _nearest_tiles(tokens: Tensor) -> dict[str, int]:
+    if tokens.dtype == torch.float32:
+        return NEAREST_FLOAT32
+    nvidia = tokens.is_cuda and torch.version.hip is None
+    return NEAREST_WIDE if nvidia and torch.cuda.get_device_capability(tokens.device)[0] in (9, 10) else NEAREST
+
+
 def _nearest_labels(tokens: Tensor, centroids: Tensor) -> Tensor:
     """Int32 ``[B, H, N]``: the nearest centroid of every token."""
     batch, heads, length, dim = tokens.shape
     count = centroids.shape[2]
-    tiles = NEAREST_FLOAT32 if tokens.dtype == torch.float32 else NEAREST
+    tiles = _nearest_tiles(tokens)
     padded = triton.cdiv(count, tiles["COLUMNS"]) * tiles["COLUMNS"]
     relative = tokens.new_empty(batch, heads, padded, dim)
     bias = tokens.new_empty(batch, heads, padded, dtype=torch.float32)
@@ -295,34 +209,3 @@ def _cluster_means(tokens: Tensor, order: Tensor, offsets: Tensor, previous: Ten
         D=dim, **MEANS,
     )  # fmt: skip
     return means
-
-
-def _split_groups(queries: Tensor, routing: Clusters, centroids: Tensor, split: int) -> Clusters:
-    """One iteration of k-means inside every routing group, from ``centroids`` ``[B, H, G * split, D]``."""
-    batch, heads, length, dim = queries.shape
-    count, offsets = routing.sizes.shape[-1], routing.offsets
-    slots, labels = torch.empty(2, batch, heads, length, dtype=torch.int32, device=queries.device)
-    sizes = offsets.new_empty(batch, heads, count * split)
-    order = torch.empty_like(routing.order)
-    width = max(16, triton.next_power_of_2(split))
-    _slots[(count, batch * heads)](
-        queries, *queries.stride()[:3],
-        routing.order, offsets, centroids.contiguous(), slots, sizes,
-        heads, length, count, split,
-        D=dim, SLOTS=width, **SLOTS,
-    )  # fmt: skip
-    _regroup[(count, batch * heads)](
-        routing.order, offsets, slots, sizes, order, labels,
-        length, count, split,
-        SLOTS=width, **REGROUP,
-    )  # fmt: skip
-    probe = Clusters(labels, centroids, sizes, order)
-    return replace(probe, centroids=_cluster_means(queries, order, probe.offsets, centroids))
-
-
-def _merged_means(probe: Clusters, split: int, previous: Tensor) -> Tensor:
-    """Means of the routing groups from those of their parts; empty groups take the ``previous`` centroid."""
-    sizes = probe.sizes.unflatten(-1, (-1, split))[..., None]
-    total = sizes.sum(-2)
-    means = (probe.centroids.unflatten(2, (-1, split)) * (sizes / total.clamp(min=1)[..., None, :])).sum(-2)
-    return torch.where(total > 0, means, previous.to(means.dtype))

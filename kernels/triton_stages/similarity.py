@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POWER_ITERATIONS = 8
+POWER_ITERATIONS = 4
 
 
 def number_by_similarity(centroids: Tensor) -> Tensor:

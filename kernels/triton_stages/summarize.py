@@ -8,7 +8,7 @@ import triton.language as tl
 
 from ..types import SortedKeys, Summaries
 
-SUMMARIZE = {"ROWS": 32, "num_warps": 4}
+SUMMARIZE = {"ROWS": 32, "num_warps": 2}
 
 
 @triton.jit(do_not_specialize=["tokens", "clusters"])

@@ -22,9 +22,10 @@ def ints(*names):
     return dict.fromkeys(names, "i32")
 
 
-def kernels(kind, dim):
+def kernels(kind, dim, capability):
     """Module, kernel, signature and constexprs of every kernel of these stages for inputs of one dtype."""
-    nearest = cluster.NEAREST_FLOAT32 if kind == "*fp32" else cluster.NEAREST
+    narrow = cluster.NEAREST_FLOAT32 if kind == "*fp32" else cluster.NEAREST
+    nearest = cluster.NEAREST_WIDE if capability == 90 and kind != "*fp32" else narrow
     x, sorting = strided("x", kind), {"order": "*i64", "offsets": "*i64"}
     return [
         (
@@ -41,16 +42,6 @@ def kernels(kind, dim):
             cluster, "_means",
             x | sorting | {"previous": "*fp32", "means": "*fp32"} | ints("heads", "tokens", "clusters"),
             {"D": dim} | cluster.MEANS,
-        ),
-        (
-            cluster, "_slots",
-            x | sorting | {"centroids": "*fp32", "slots": "*i32", "sizes": "*i64"} | ints("heads", "tokens", "groups", "split"),
-            {"D": dim, "SLOTS": 16} | cluster.SLOTS,
-        ),
-        (
-            cluster, "_regroup",
-            sorting | {"slots": "*i32", "sizes": "*i64", "fine_order": "*i64", "labels": "*i32"} | ints("tokens", "groups", "split"),
-            {"SLOTS": 16} | cluster.REGROUP,
         ),
         (
             permute, "_permute",
@@ -71,7 +62,7 @@ def test_clustering_permuting_and_summarizing_spill_nothing(kind, dim):
     cases = [
         Case(module.__name__, kernel, signature, constexprs, capability)
         for capability in CAPABILITIES
-        for module, kernel, signature, constexprs in kernels(kind, dim)
+        for module, kernel, signature, constexprs in kernels(kind, dim, capability)
     ]
     for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)

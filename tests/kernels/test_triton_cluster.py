@@ -2,12 +2,11 @@ import pytest
 import torch
 from kernel_inputs import relative_error
 from svg_ear.kernels import reference, torch_stages
-from svg_ear.kernels.torch_stages.cluster import gather_rows
-from triton_cases import DEVICE, GPU, arranged, dtypes, inputs, layouts, lengths, nested
+from triton_cases import DEVICE, GPU, arranged, dtypes, inputs, layouts, lengths, separated
 
 pytest.importorskip("triton")
 from svg_ear.kernels.triton_stages import cluster as stage  # noqa: E402
-from svg_ear.kernels.triton_stages.cluster import cluster, cluster_from_labels, group_queries  # noqa: E402
+from svg_ear.kernels.triton_stages.cluster import cluster, cluster_from_labels  # noqa: E402
 from svg_ear.kernels.triton_stages.similarity import number_by_similarity  # noqa: E402
 
 on_gpu = pytest.mark.skipif(not GPU, reason="no CUDA GPU")
@@ -39,8 +38,8 @@ def check(found, tokens):
 @dtypes
 @lengths
 def test_matches_the_reference(tokens, dtype):
-    keys, _, points = nested(tokens, dtype)
-    points = points[:, :, : min(tokens, 11)]
+    keys, points = separated(tokens, dtype)
+    points = points[:, :, :tokens]
     found = cluster(keys, points.shape[2], 2, points)
     expected = reference.cluster(keys.double().cpu(), 2, points.double().cpu())
     assert torch.equal(found.labels.cpu(), expected.labels.int())
@@ -63,8 +62,6 @@ def test_strides_do_not_matter(layout, dim):
     keys = inputs(100, batch=2, heads=3, dim=dim)[1]
     centroids = arranged(keys[:, :, :9], "tokens first")
     assert same(cluster(arranged(keys, layout), 9, 1, centroids), cluster(keys, 9, 1, centroids.contiguous()))
-    found = group_queries(arranged(keys, layout), 3, 2, 1)
-    assert same(found.probe, group_queries(keys, 3, 2, 1).probe)
 
 
 def test_iterations_are_calls_in_a_row_and_repeat_bitwise():
@@ -113,31 +110,6 @@ def test_broken_tokens_get_some_label():
     assert 0 <= labels.min() and labels.max() < 5
 
 
-@dtypes
-@pytest.mark.parametrize("iterations", [1, 2])
-@pytest.mark.parametrize(("tokens", "split"), [(1, 2), (65, 1), (400, 3), (400, 20)])
-def test_query_groups_match_the_reference(tokens, split, iterations, dtype):
-    queries, centres, points = nested(tokens, dtype, split=split)
-    centres = points if split == 1 else centres
-    found = group_queries(queries, centres.shape[2], split, iterations, centres, points)
-    expected = reference.group_queries(queries.double().cpu(), iterations, centres.double().cpu(), points.double().cpu())
-    assert torch.equal(found.probe.labels.cpu(), expected.probe.labels.int())
-    assert relative_error(found.routing_centroids.cpu(), expected.routing_centroids) < 1e-6
-    check(found.probe, queries)
-
-
-def test_query_groups_from_scratch_are_as_tight_as_those_of_the_torch_stage():
-    queries = inputs(600, torch.float32)[0]
-
-    def spread(groups):
-        return (queries - gather_rows(groups.probe.centroids, groups.probe.labels.long())).square().sum()
-
-    found = group_queries(queries, 7, 5, 2)
-    assert spread(found) < 1.01 * spread(torch_stages.group_queries(queries, 7, 5, 2))
-    assert torch.equal(found.probe.sizes.sum(-1), torch.full((1, 2), 600, device=DEVICE))
-    assert same(found.probe, group_queries(queries, 7, 5, 2).probe)
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 64, 100])
 def test_numbering_is_a_permutation_that_brings_similar_rows_together(count):
     rows = inputs(count, torch.float32)[1]
@@ -158,21 +130,19 @@ def test_clusters_from_scratch_have_similar_neighbours_and_exact_means():
 @on_gpu
 def test_nothing_waits_for_the_gpu():
     keys = inputs(3000, dim=128)[1]
-    kept = cluster(keys, 40, 1), group_queries(keys, 10, 4, 1)
+    kept = cluster(keys, 40, 1)
     torch.cuda.set_sync_debug_mode("error")
     try:
         cluster(keys, 40, 2)
-        group_queries(keys, 10, 4, 2)
-        cluster(keys, 40, 1, kept[0].centroids)
-        cluster_from_labels(keys, kept[0].labels, kept[0].centroids)
-        group_queries(keys, 10, 4, 1, kept[1].routing_centroids, kept[1].probe.centroids)
+        cluster(keys, 40, 1, kept.centroids)
+        cluster_from_labels(keys, kept.labels, kept.centroids)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @on_gpu
 def test_a_new_length_compiles_nothing():
-    kernels = (stage._centre, stage._nearest, stage._means, stage._slots, stage._regroup)
+    kernels = (stage._centre, stage._nearest, stage._means)
 
     def compiled():
         return [sum(len(cache[0]) for cache in kernel.device_caches.values()) for kernel in kernels]
@@ -181,7 +151,6 @@ def test_a_new_length_compiles_nothing():
     for tokens, count in ((2000, 40), (2001, 41), (1, 1), (4096, 64)):
         keys = arranged(inputs(tokens)[1], "tokens first")
         cluster(keys, count, 2)
-        group_queries(keys, count, 4, 2)
         counts.append(compiled())
     assert counts[1:] == counts[:1] * 3
 
