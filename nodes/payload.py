@@ -64,7 +64,7 @@ def _run(run: RunRecord, number: int) -> dict:
         if step < steps:
             dense[layer, step] = reasons.index(reason)
     return {
-        "title": f"{'shown' if number == 0 else 'earlier'}: {run.steps} steps, {run.seconds:.1f} s",
+        "title": f"{'this run' if number == 0 else 'earlier'}, {run.steps} steps, {run.seconds:.1f} s",
         "headline": headline(run),
         "report": report(run),
         "layers": trace.layers,

@@ -1,4 +1,4 @@
-// Shows the text of an SVG-EAR Report node on the node.
+// Shows the text of an SVG-EAR Report node on the node, under one line that sums it up.
 import { app } from "../../scripts/app.js";
 
 app.registerExtension({
@@ -7,11 +7,18 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== "SVGEARReport" || !node.addDOMWidget) return;
 
+    const status = Object.assign(document.createElement("div"), { className: "svg-ear-status" });
+    status.style.cssText = "flex: none; padding: 4px 2px; font: 600 12px/1.35 system-ui, sans-serif; color: var(--fg-color, #ddd);";
     const text = document.createElement("textarea");
     text.readOnly = true;
     text.placeholder = "Run the workflow to see what SVG-EAR did.";
-    text.style.cssText = "width: 100%; height: 100%; resize: none; font: 12px monospace;";
-    const widget = node.addDOMWidget("report", "svg_ear_report", text, {
+    text.style.cssText =
+      "flex: 1; min-height: 0; width: 100%; box-sizing: border-box; resize: none; font: 12px/1.35 monospace; padding: 6px; border-radius: 4px; " +
+      "border: 1px solid var(--border-color, #4e4e4e); background: var(--comfy-input-bg, #222); color: var(--input-text, #ddd);";
+    const root = document.createElement("div");
+    root.style.cssText = "display: flex; flex-direction: column; width: 100%; height: 100%;";
+    root.append(status, text);
+    const widget = node.addDOMWidget("report", "svg_ear_report", root, {
       serialize: false,
       getMinHeight: () => 160,
     });
@@ -22,6 +29,7 @@ app.registerExtension({
     node.onExecuted = function (message) {
       onExecuted?.apply(this, arguments);
       text.value = message?.text?.join("\n") ?? "";
+      status.textContent = message?.status?.join(" ") ?? "";
     };
   },
 });

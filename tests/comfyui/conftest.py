@@ -3,19 +3,23 @@
 from pathlib import Path
 
 import pytest
+from harness import browser
 from harness.checkout import HOW_TO_GET_ONE, find_checkout
 from harness.checkpoints import ARCHITECTURES
 from harness.server import Server
 
 HERE = Path(__file__).parent
 CHECKOUT = find_checkout()
+BROWSER_TESTS = HERE / "browser"
+NO_BROWSER = browser.missing()
 
 
 def pytest_collection_modifyitems(items):
-    if CHECKOUT is None:
-        for item in items:
-            if HERE in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason="no ComfyUI checkout found"))
+    for item in items:
+        if CHECKOUT is None and HERE in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason="no ComfyUI checkout found"))
+        elif NO_BROWSER and BROWSER_TESTS in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=f"missing {', '.join(NO_BROWSER)}"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,7 +35,8 @@ def pytest_runtest_makereport(item, call):
 
 
 def _no_skip(report, path):
-    if CHECKOUT is not None and report.skipped and not hasattr(report, "wasxfail") and HERE in path.parents:
+    expected = CHECKOUT is None or (NO_BROWSER and BROWSER_TESTS in path.parents)
+    if not expected and report.skipped and not hasattr(report, "wasxfail") and HERE in path.parents:
         report.outcome = "failed"
         report.longrepr = f"skipped although {CHECKOUT} was found: {report.longrepr}"
     return report
@@ -47,6 +52,10 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(line, red=True, bold=True)
     else:
         terminalreporter.write_line(f"ComfyUI tests ran against {CHECKOUT}", green=True, bold=True)
+    if NO_BROWSER:
+        terminalreporter.write_line(f"THE BROWSER TESTS DID NOT RUN: missing {', '.join(NO_BROWSER)}", red=True, bold=True)
+    elif browser.SCREENSHOTS.is_dir():
+        terminalreporter.write_line(f"screenshots of the browser tests: {browser.SCREENSHOTS}")
 
 
 @pytest.fixture(scope="session")

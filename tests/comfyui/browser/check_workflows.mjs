@@ -1,36 +1,14 @@
 // Open every sample workflow in the real interface and report what a user would see wrong.
-//   node check_workflows.mjs ADDRESS PLAYWRIGHT CHROMIUM PROFILE SCREENSHOTS WORKFLOW.json...
-// Prints one JSON object: {workflow: {missing, overlaps, rejected, errors}}; the runner beside this file judges it.
+// Reads {workflows: [files], vueNodes}; prints {workflow: {missing, overlaps, rejected, errors, sizes}}.
 import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { createRequire } from "node:module";
+import { open, request } from "./page.mjs";
 
-const [address, playwright, executablePath, profile, screenshots, ...files] = process.argv.slice(2);
-const { chromium } = createRequire(import.meta.url)(playwright);
-const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-
-const settings = {
-  "Comfy.TutorialCompleted": true,
-  "Comfy.Workflow.Persist": false,
-  "Comfy.Workflow.ShowMissingModelsWarning": false,
-  "Comfy.VueNodes.Enabled": process.env.VUE_NODES === "1",
-};
-await fetch(`${address}/api/settings`, { method: "POST", body: JSON.stringify(settings) });
-
-const context = await chromium.launchPersistentContext(profile, { executablePath, headless: true, args: FLAGS, viewport: { width: 3300, height: 1300 } });
-const page = await context.newPage();
-let errors = [];
-// the interface asks the models' host about missing files, which this server forbids
-const lookedUp = (message) => /Content Security Policy/.test(message.text());
-page.on("console", (message) => message.type() === "error" && !lookedUp(message) && errors.push(`${message.text()} (${message.location().url})`));
-page.on("pageerror", (error) => errors.push(String(error.stack ?? error)));
-await page.goto(address);
-await page.waitForFunction(() => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.SVGEARAttention, null, { timeout: 90000 });
-await page.waitForTimeout(1500);
+const { page, errors: seen, close } = await open({ settings: { "Comfy.VueNodes.Enabled": request.vueNodes } });
 
 const report = {};
-for (const file of files) {
-  errors = [];
+for (const file of request.workflows) {
+  seen.length = 0;
   const name = basename(file, ".json");
   const workflow = JSON.parse(readFileSync(file, "utf8"));
   const found = await page.evaluate(async ([workflow, name]) => {
@@ -57,13 +35,13 @@ for (const file of files) {
     return { missing, overlaps, prompt: prompt.output, sizes };
   }, [workflow, name]);
   await page.waitForTimeout(700);
-  await page.screenshot({ path: join(screenshots, `${name}.png`) });
-  const answer = await fetch(`${address}/prompt`, { method: "POST", body: JSON.stringify({ prompt: found.prompt }) });
+  await page.screenshot({ path: join(request.screenshots, `workflow_${name}${request.vueNodes ? "_nodes2" : ""}.png`) });
+  const answer = await fetch(`${request.address}/prompt`, { method: "POST", body: JSON.stringify({ prompt: found.prompt }) });
   // the models are not there: everything else about the workflow must be accepted
   const body = await answer.json();
   const details = Object.values(body.node_errors ?? {}).flatMap((node) => node.errors.map((error) => `${node.class_type}: ${error.message}: ${error.details}`));
   const rejected = details.filter((text) => !/\.safetensors|\.png/.test(text));
-  report[name] = { missing: found.missing, overlaps: found.overlaps, rejected, errors, sizes: found.sizes };
+  report[name] = { missing: found.missing, overlaps: found.overlaps, rejected, errors: [...seen], sizes: found.sizes };
 }
-await context.close();
+await close();
 console.log(JSON.stringify(report));

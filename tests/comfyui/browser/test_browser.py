@@ -1,0 +1,150 @@
+"""The real interface in a real browser: the sample workflows, and the view of SVG-EAR Routed Blocks used as a person would.
+
+Screenshots go to build/screenshots for a person to look at.
+"""
+
+import shutil
+
+import numpy as np
+import pytest
+from harness import browser
+from harness.checkout import ROOT, find_checkout
+from harness.graphs import Graph
+
+from benchmarks.demo_model import sample
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+CHECKOUT = find_checkout()
+# With seeds of their own, so that each samples.
+KINDS = {"classic": {"vueNodes": False, "light": False, "seed": 3}, "nodes 2.0, light theme": {"vueNodes": True, "light": True, "seed": 4}}
+MAP, DENSITY, ERROR, VIDEO = range(4)
+
+
+@pytest.fixture(scope="module")
+def drive(comfyui, tmp_path_factory):
+    """``drive(script, request)``: what a script of this folder saw."""
+    tools = browser.install()
+    # the picture that a new LoadImage node shows
+    shutil.copytree(CHECKOUT.path / "input", comfyui.base / "input", dirs_exist_ok=True)
+
+    def run(script, request):
+        profile = tmp_path_factory.mktemp("profile")
+        return tools.drive(script, comfyui.client.address, profile, request, timeout=180)
+
+    return run
+
+
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "nodes 2.0"])
+def test_every_workflow_opens_clean(drive, vue_nodes):
+    found = drive("check_workflows.mjs", {"workflows": [str(path) for path in WORKFLOWS], "vueNodes": vue_nodes})
+    assert set(found) == {path.stem for path in WORKFLOWS}
+    faults = {
+        name: {kind: seen[kind] for kind in ("missing", "overlaps", "rejected", "errors") if seen[kind]} for name, seen in found.items()
+    }
+    assert not any(faults.values()), faults
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
+def seen(request, comfyui, drive):
+    """The states that the view went through, in the order of check_view.mjs."""
+    weights = comfyui.models_dir / sample.WEIGHTS.name
+    if not weights.exists():
+        weights.symlink_to(sample.WEIGHTS)
+    return drive("check_view.mjs", workflow(comfyui, request.param["seed"]) | request.param)
+
+
+def workflow(comfyui, seed, grid=sample.SMALL_GRID):
+    """The trained model with guidance, its report and its routed blocks."""
+    inputs = comfyui.base / "input"
+    inputs.mkdir(exist_ok=True)
+    graph = Graph()
+    model = graph.add("UNETLoader", unet_name=sample.WEIGHTS.name, weight_dtype="default")[0]
+    patched = graph.add("SVGEARAttention", model=graph.add("ModelSamplingSD3", model=model, shift=5.0)[0], min_tokens=0)
+    conditions = {}
+    for name, tokens in zip(("positive", "negative"), sample.conditioning(seed, grid)):
+        np.save(inputs / f"browser-{name}-{seed}.npy", tokens.numpy())
+        conditions[name] = graph.add("SVGEARTestConditioning", seed=0, tokens=0, channels=0, file=f"browser-{name}-{seed}.npy")[0]
+    sampled = graph.add(
+        "KSampler",
+        model=patched[0],
+        **conditions,
+        latent_image=graph.latent((16, grid[0], 2 * grid[1], 2 * grid[2])),
+        seed=seed,
+        steps=5,
+        cfg=3.0,
+        sampler_name="euler",
+        scheduler="simple",
+        denoise=1.0,
+    )[0]
+    view = graph.add("SVGEARRoutedBlocks", model=patched[0], latent=sampled)
+    report = graph.add("SVGEARReport", model=patched[0], latent=sampled)
+    graph.add("PreviewImage", images=view[0])
+    return {"prompt": graph.nodes, "node": view.id, "report": report.id, "attention": patched.id}
+
+
+def changed(before, after):
+    """Which of the four pictures differ."""
+    return {place for place, (old, new) in enumerate(zip(before["pictures"], after["pictures"])) if old != new}
+
+
+def test_nothing_of_ours_is_complained_about(seen):
+    assert seen["errors"] == []
+
+
+def test_a_run_fills_the_view(seen):
+    assert seen["empty"]["filled"] == "empty" and seen["first"]["filled"] == "filled"
+    assert all(count > 20 for count in np.array(seen["first"]["colors"])[[MAP, VIDEO]])
+    assert "Layer 4, step 3, head 0, cond: 10.0 % exact" in seen["first"]["summary"]
+
+
+def test_layer_head_and_branch_change_the_pictures(seen):
+    assert {MAP, VIDEO} <= changed(seen["first"], seen["otherLayer"])
+    assert {MAP, VIDEO} <= changed(seen["otherLayer"], seen["otherHead"])
+    assert {MAP, ERROR, VIDEO} <= changed(seen["otherHead"], seen["otherBranch"])
+    assert seen["otherHead"]["chosen"] == {"run": "0", "layer": "7", "step": "3", "head": "1", "branch": "cond"}
+
+
+def test_a_layer_without_a_map_still_has_its_figures(seen):
+    assert "Layer 5, step 3, head 1, uncond: 10." in seen["withoutMap"]["summary"]
+    assert seen["withoutMap"]["colors"][MAP] < 300
+    assert changed(seen["otherBranch"], seen["back"]) == set()
+
+
+def test_hovering_explains(seen):
+    assert "1 query group (" in seen["overBlock"]["info"] and "1 key cluster (" in seen["overBlock"]["info"]
+    assert {MAP, VIDEO} == changed(seen["back"], seen["overBlock"])
+    assert "dense, warm-up-step" in seen["overDense"]["info"] and "dense_first_steps" in seen["overDense"]["info"]
+    assert "of the queries see it exactly" in seen["overToken"]["info"]
+
+
+def test_a_token_can_be_pinned(seen):
+    assert {MAP, VIDEO} == changed(seen["overToken"], seen["pinned"])
+    assert changed(seen["back"], seen["unpinned"]) == set()
+
+
+def test_the_keyboard_is_enough(seen):
+    assert changed(seen["unpinned"], seen["nextFrame"]) == {VIDEO}
+    assert "query group" in seen["keyboard"]["info"] and MAP in changed(seen["nextFrame"], seen["keyboard"])
+    assert seen["keyboardTable"]["chosen"]["layer"] == "5"
+
+
+def test_missing_and_unknown_data_break_nothing(seen):
+    assert changed(seen["keyboardTable"], seen["afterNothing"]) == set()
+    assert seen["afterUnknown"]["filled"] == "empty"
+
+
+def test_a_saved_workflow_opens_as_it_was_left(seen):
+    assert seen["reloaded"]["filled"] == "filled"
+    assert seen["reloaded"]["chosen"] == seen["keyboardTable"]["chosen"]
+    assert seen["reloaded"]["summary"] == seen["keyboardTable"]["summary"], "it sampled again"
+
+
+def test_nothing_is_clipped(seen):
+    for name, state in seen.items():
+        if name != "errors":
+            assert state["clipped"] == [] and not state["scrolls"], name
+
+
+def test_the_status_is_on_both_nodes(seen):
+    for text in (seen["first"]["status"], seen["first"]["told"]):
+        assert "28 attention calls sparse, 52 dense" in text
