@@ -8,8 +8,8 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..kernels.types import BUDGETS, METHODS, PROBE_SCORES
-from .options import CUSTOM, PRESETS, Options
+from ..kernels.types import BUDGETS, METHODS
+from .options import CUSTOM, PRESETS, SCORES, Options
 from .override import Patch
 from .record import ATTACHMENT
 
@@ -118,14 +118,6 @@ class SVGEARAttention(io.ComfyNode):
                     "content more closely and use the GPU less well. Only with preset custom.",
                 ),
                 _count(
-                    "probe_clusters",
-                    0,
-                    65536,
-                    "Finer groups at which the error is measured and corrected; 0 chooses from the length, a number "
-                    "not above query_clusters uses one level. More is closer to dense and costs more to measure. "
-                    "Only with preset custom.",
-                ),
-                _count(
                     "key_clusters",
                     0,
                     65536,
@@ -155,15 +147,20 @@ class SVGEARAttention(io.ComfyNode):
                     "Only with preset custom.",
                 ),
                 _switch(
-                    "residual",
-                    "Correct each group of queries by the error measured at its centre: closer to dense for little time. "
-                    "Off gives the published method. Only with preset custom.",
+                    "weighted_centroids",
+                    "Estimate with averages that each group of queries weights by its own attention, which makes its mean query exact: "
+                    "closer to dense for little time. Off takes plain averages, as published. Only with preset custom.",
+                ),
+                _switch(
+                    "key_metric",
+                    "Group queries by how differently they see the keys, so that one choice of exact keys fits a whole group: closer to "
+                    "dense for little time. Off groups by plain distance, as published. Only with preset custom.",
                 ),
                 _combo(
                     "probe_score",
-                    PROBE_SCORES,
-                    "How blocks are ranked: normalized makes the errors of all queries comparable, published adds them "
-                    "as the paper does, mass uses the estimated attention alone. Only with preset custom.",
+                    SCORES,
+                    "How the blocks to compute exactly are ranked: by the error that estimating them would make, or by their share of "
+                    "the attention (mass), however well averages fit it. Only with preset custom.",
                     advanced=True,
                 ),
                 _share(
@@ -231,7 +228,7 @@ class SVGEARAttention(io.ComfyNode):
                     0,
                     65536,
                     "Host memory that the recorded routing of the last runs of this node may take, in MB (while sampling it lies on the "
-                    "GPU). At 720p one layer, step and head takes about 1 MB. 0 records none.",
+                    "GPU). At 720p one layer, step and head takes about 1.5 MB. 0 records none.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with sparse attention.")],

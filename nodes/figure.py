@@ -67,7 +67,7 @@ def _routing(canvas: Canvas, shown: RoutingMap | None) -> None:
     colors = shade(error_level(shown.errors), ERROR)
     colors[shown.exact] = EXACT
     # One pixel for a few tokens: more than the picture can show, with the proportions of the blocks.
-    rows, columns = (_proportions(sizes, 2 * canvas.pixels(size)) for sizes in (shown.group_sizes, shown.cluster_sizes))
+    rows, columns = (proportions(sizes, 2 * canvas.pixels(size)) for sizes in (shown.group_sizes, shown.cluster_sizes))
     canvas.paint(x, y, size, size, colors[rows][:, columns], smooth=True)
     canvas.text(x + size / 2, y + size + 10, f"{shown.exact.shape[1]} key clusters, width = keys in the cluster", 16, FAINT, "ma")
     canvas.text(MARGIN + 14, y + size / 2, f"{shown.exact.shape[0]} query groups, height = queries in the group", 16, FAINT, across=True)
@@ -78,7 +78,7 @@ def _routing(canvas: Canvas, shown: RoutingMap | None) -> None:
     canvas.bar(x + 260, legend, 340, ERROR, f"{low} or less", f"{high} or more", title)
 
 
-def _proportions(sizes: numpy.ndarray, pixels: int) -> numpy.ndarray:
+def proportions(sizes: numpy.ndarray, pixels: int) -> numpy.ndarray:
     """For each pixel of an axis the number of the group that lies there."""
     ends = numpy.cumsum(sizes)
     return numpy.searchsorted(ends, (numpy.arange(pixels) + 0.5) / pixels * ends[-1], side="right")

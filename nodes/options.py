@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from ..kernels import Settings
+from ..kernels.types import PROBE_SCORES
 from .selection import AUTOMATIC as EVENLY
 from .selection import Selection
 from .trace import MapChoice
@@ -16,6 +17,9 @@ PRESETS = {
     "few-step": Settings(density=0.2),
 }
 CUSTOM = "custom"
+SCORES = ("error", "mass")
+# What the kernels call them, where that differs.
+_KERNEL_SCORES = {"error": "normalized"} if "error" not in PROBE_SCORES else {}
 AUTOMATIC = -1
 
 
@@ -33,13 +37,13 @@ class Options:
     top_p: float = 0.85
     min_share: float = 0.0
     query_clusters: int = 0
-    probe_clusters: int = 0
     key_clusters: int = 0
     kmeans_first: int = 6
     kmeans_next: int = 2
     recluster_every: int = 1
-    residual: bool = True
-    probe_score: str = "normalized"
+    weighted_centroids: bool = True
+    key_metric: bool = True
+    probe_score: str = "error"
     start_percent: float = 0.0
     end_percent: float = 1.0
     dense_first_steps: int = AUTOMATIC
@@ -74,7 +78,8 @@ class Options:
     def settings(self) -> Settings:
         """How attention is routed: the preset's settings, or with ``custom`` those of the widgets."""
         if self.preset == CUSTOM:
-            return Settings(**{entry.name: getattr(self, entry.name) for entry in fields(Settings)})
+            chosen = {entry.name: getattr(self, entry.name) for entry in fields(Settings) if hasattr(self, entry.name)}
+            return Settings(**chosen | {"probe_score": _KERNEL_SCORES.get(self.probe_score, self.probe_score)})
         preset = PRESETS[self.preset]
         return preset if self.density == 0 else replace(preset, density=self.density)
 

@@ -37,6 +37,7 @@ class RunRecord:
         completed: False after an error or an interrupt; density, error and times are then left out.
         latent: digest of the resulting latent, None unless completed.
         speed_up: how many times faster a sparse call was than a dense call of the same layers' attention; None without both.
+        on_cpu: whether anything ran sparse on a CPU, where the stages are plain torch and not made for speed.
         trace: what happened where; empty unless completed.
     """
 
@@ -52,6 +53,7 @@ class RunRecord:
     completed: bool = True
     latent: str | None = None
     speed_up: float | None = None
+    on_cpu: bool = False
     trace: TraceRecord = TraceRecord()
 
 
@@ -119,6 +121,7 @@ class Run:
             completed=result is not None,
             latent=latent,
             speed_up=speed_up,
+            on_cpu=any(device.type == "cpu" for device in self._timers),
             trace=trace,
         )
 

@@ -40,10 +40,12 @@ def head_routing(routed: RoutedHeads, head: int) -> HeadRouting:
     """Copy out the routing of head number ``head``, one of ``routed.heads``; waits for nothing."""
     place = head - routed.heads.start
     exact = routed.routing.exact[0, place]
+    groups, errors, norms = _groups(routed, place)
+    relative = (errors / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]).sqrt()
     return HeadRouting(
         exact=exact.clone(),
-        errors=_codes(_block_errors(routed, place)),
-        query_labels=_narrow(routed.groups.probe.labels[0, place] // routed.groups.split, exact.shape[0]),
+        errors=_codes(relative),
+        query_labels=_narrow(groups, exact.shape[0]),
         key_labels=_narrow(routed.key_clusters.labels[0, place], exact.shape[1]),
     )
 
@@ -53,13 +55,16 @@ def error_of_code(codes):
     return (10.0 ** (LOWEST + codes.astype("float32") / CODES * (HIGHEST - LOWEST))) * (codes > 0)
 
 
-def _block_errors(routed: RoutedHeads, place: int) -> Tensor:
-    """Float ``[G, C]``: root of a block's squared error, summed over its probe groups, over the group's squared output."""
-    probe, groups = routed.probe, routed.groups
+def _groups(routed: RoutedHeads, place: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels ``[N]``, squared errors ``[G, C]`` and squared output norms ``[G]`` of the query groups of one head."""
+    probe = routed.probe
+    if hasattr(routed, "query_groups"):
+        return routed.query_groups.labels[0, place], probe.errors[0, place], probe.output_norms[0, place]
+    groups = routed.groups
     sizes = groups.probe.sizes[0, place]
     errors = (probe.errors[0, place] * sizes[:, None]).unflatten(0, (-1, groups.split)).sum(1)
     norms = (probe.outputs[0, place].square().sum(-1) * sizes).unflatten(0, (-1, groups.split)).sum(1)
-    return (errors / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]).sqrt()
+    return groups.probe.labels[0, place] // groups.split, errors, norms
 
 
 def _codes(errors: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def headline(run: RunRecord) -> str:
         parts.append(f"density {run.density:.1%}")
     parts.append(f"{run.seconds:.1f} s" if run.completed else "stopped early")
     if run.speed_up is not None:
-        parts.append(f"a sparse call {_speed(run.speed_up)}")
+        parts.append(f"a sparse call {_speed(run)}")
     if run.completed and not run.sparse_calls:
         parts.append(f"nothing ran sparse: {_cause(run)}")
     return "SVG-EAR: " + ", ".join(parts)
@@ -53,14 +53,15 @@ def report(run: RunRecord | None, is_match: bool = True) -> str:
         lines.append(f"Time in the sparse calls: {sum(run.stage_seconds.values()):.2f} s")
         lines += [f"  {name} {seconds:.2f} s" for name, seconds in run.stage_seconds.items()]
     if run.speed_up is not None:
-        lines.append(f"A sparse call was {_speed(run.speed_up)} than a dense one of this run")
+        lines.append(f"A sparse call was {_speed(run)} than a dense one of this run")
     if run.state_bytes:
         lines.append(f"Memory of the kept clusters: {run.state_bytes / 2**20:.0f} MB")
     return "\n".join(lines)
 
 
-def _speed(speed_up: float) -> str:
-    return f"{speed_up:.1f}x faster" if speed_up >= 1 else f"{1 / speed_up:.1f}x slower"
+def _speed(run: RunRecord) -> str:
+    faster = f"{run.speed_up:.1f}x faster" if run.speed_up >= 1 else f"{1 / run.speed_up:.1f}x slower"
+    return f"{faster} (on a CPU, which is for trying out)" if run.on_cpu else faster
 
 
 def _cause(run: RunRecord) -> str:

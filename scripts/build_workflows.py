@@ -29,7 +29,9 @@ NODES = {
     "ConditioningZeroOut": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
     "ModelSamplingSD3": ("model:MODEL", "MODEL:MODEL"),
     "SVGEARAttention": ("model:MODEL", "MODEL:MODEL"),
+    "SVGEARRoutedBlocks": ("model:MODEL latent:LATENT", "IMAGE:IMAGE LATENT:LATENT"),
     "SVGEARReport": ("model:MODEL latent:LATENT", "STRING:STRING"),
+    "PreviewImage": ("images:IMAGE", ""),
     "EmptyHunyuanLatentVideo": ("", "LATENT:LATENT"),
     "EmptyHunyuanVideo15Latent": ("", "LATENT:LATENT"),
     "Wan22ImageToVideoLatent": ("vae:VAE start_image:IMAGE", "LATENT:LATENT"),
@@ -60,13 +62,13 @@ ATTENTION = {
     "top_p": 0.85,
     "min_share": 0.0,
     "query_clusters": 0,
-    "probe_clusters": 0,
     "key_clusters": 0,
     "kmeans_first": 6,
     "kmeans_next": 2,
     "recluster_every": 1,
-    "residual": True,
-    "probe_score": "normalized",
+    "weighted_centroids": True,
+    "key_metric": True,
+    "probe_score": "error",
     "start_percent": 0.0,
     "end_percent": 1.0,
     "dense_first_steps": -1,
@@ -81,7 +83,18 @@ ATTENTION = {
     "record_heads": "auto",
     "record_limit_mb": 64,
 }
-HEIGHTS = {"CLIPTextEncode": 160, "Note": 330, "LoadImage": 330, "SVGEARReport": 300, "SaveVideo": 380, "CreateVideo": 150}
+# the widgets of SVGEARRoutedBlocks: layer, step, head, branch, frames, width
+ROUTED_BLOCKS = [-1, -1, -1, "cond", 4, 1400]
+HEIGHTS = {
+    "SVGEARRoutedBlocks": 1160,
+    "PreviewImage": 560,
+    "CLIPTextEncode": 160,
+    "Note": 330,
+    "LoadImage": 330,
+    "SVGEARReport": 300,
+    "SaveVideo": 380,
+    "CreateVideo": 150,
+}
 
 
 @dataclass
@@ -352,6 +365,34 @@ def hunyuan_video_15_t2v() -> None:
     workflow.save()
 
 
+def wan21_1_3b_routed_blocks() -> None:
+    """The small Wan model, with everything that shows what SVG-EAR did beside the sampler."""
+    workflow = Workflow("wan21_1_3b_routed_blocks")
+    files = loaders(
+        workflow,
+        {"model": f"{WAN_21}/diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors"},
+        (WAN_TEXT,),
+        ["wan", "default"],
+        f"{WAN_21}/vae/wan_2.1_vae.safetensors",
+    )
+    model = _one_model(workflow, files, 8.0)
+    workflow.start("3. Prompt and size", 460)
+    positive, negative = prompts(workflow, files["clip"], PROMPT, NEGATIVE)
+    size = workflow.add("EmptyHunyuanLatentVideo", [832, 480, 81, 1])
+    conditions = {"positive": positive, "negative": negative}
+    sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "fixed", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
+    workflow.start("5. What was exact: choose layer, step and head on the node", 610, "#3f8f5a")
+    view = workflow.add("SVGEARRoutedBlocks", ROUTED_BLOCKS, model=model, latent=sampled)
+    workflow.start("6. The same as a picture, and in words", 640, "#3f8f5a")
+    workflow.add("PreviewImage", images=(view, "IMAGE"))
+    workflow.add("SVGEARReport", [], model=model, latent=sampled)
+    workflow.start("7. Video", 480)
+    images = workflow.add("VAEDecode", samples=(view, "LATENT"), vae=(files["vae"], "VAE"))
+    video = workflow.add("CreateVideo", [16], images=(images, "IMAGE"))
+    workflow.add("SaveVideo", [f"video/{workflow.title}", "auto", "auto"], video=(video, "VIDEO"))
+    workflow.save()
+
+
 def _one_model(workflow: Workflow, files: dict, shift: float) -> tuple:
     workflow.start("2. SVG-EAR", 400, "#3f8f5a")
     shifted = workflow.add("ModelSamplingSD3", [shift], model=(files["model"], "MODEL"))
@@ -379,5 +420,6 @@ NEGATIVE = (
 )
 
 if __name__ == "__main__":
-    for build in (wan22_14b_t2v, wan21_14b_i2v, wan22_5b_ti2v, hunyuan_video_t2v, hunyuan_video_15_t2v):
+    every = (wan22_14b_t2v, wan21_14b_i2v, wan22_5b_ti2v, hunyuan_video_t2v, hunyuan_video_15_t2v, wan21_1_3b_routed_blocks)
+    for build in every:
         build()

@@ -11,7 +11,7 @@ import pytest
 from pathspec import GitIgnoreSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP_LEVEL = {"__init__.py", "kernels", "nodes", "web", "workflows", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"}
+TOP_LEVEL = {"__init__.py", "kernels", "locales", "nodes", "web", "workflows", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"}
 LARGEST_TOTAL = 2_000_000
 NETWORK = {
     "aiohttp",
@@ -91,7 +91,13 @@ def test_nothing_in_shipped_python_is_flagged(path):
 def test_only_what_belongs_there_is_published():
     files = published_files()
     assert {path.parts[0] for path in files} <= TOP_LEVEL
-    allowed = {"kernels": {".py"}, "nodes": {".py"}, "web": {".js", ".css", ".md", ".jpg", ".png", ".webp"}, "workflows": {".json", ".jpg"}}
+    allowed = {
+        "kernels": {".py"},
+        "locales": {".json"},
+        "nodes": {".py"},
+        "web": {".js", ".css", ".md", ".jpg", ".png", ".webp"},
+        "workflows": {".json", ".jpg"},
+    }
     assert [str(path) for path in files if path.suffix not in allowed.get(path.parts[0], {path.suffix})] == []
 
 

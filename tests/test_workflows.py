@@ -9,7 +9,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 TITLE = 30
-OURS = {"SVGEARAttention", "SVGEARReport"}
+OURS = {"SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport"}
 STOCK = {
     "CLIPLoader",
     "CLIPTextEncode",
@@ -26,6 +26,7 @@ STOCK = {
     "LoadImage",
     "ModelSamplingSD3",
     "Note",
+    "PreviewImage",
     "SaveVideo",
     "UNETLoader",
     "VAEDecode",
@@ -41,6 +42,17 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=WOR
 def test_every_architecture_has_one():
     named = {"wan22_14b_t2v", "wan21_14b_i2v", "wan22_5b_ti2v", "hunyuan_video_t2v", "hunyuan_video_15_t2v"}
     assert named <= set(WORKFLOWS)
+
+
+def test_one_shows_everything_beside_the_sampler():
+    nodes = WORKFLOWS["wan21_1_3b_routed_blocks"]["nodes"]
+    assert OURS <= {node["type"] for node in nodes}
+
+
+@every_workflow
+def test_every_one_has_a_thumbnail(workflow):
+    name = workflow["id"].removeprefix("svg-ear-")
+    assert (FOLDER / f"{name}.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
 
 
 @every_workflow

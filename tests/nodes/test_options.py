@@ -4,7 +4,7 @@ from svg_ear.nodes.options import PRESETS, Options
 
 
 def test_presets_supply_everything_but_the_density():
-    assert Options(method="svg2", residual=False).settings() == PRESETS["balanced"]
+    assert Options(method="svg2", weighted_centroids=False).settings() == PRESETS["balanced"]
     assert Options(preset="fast", density=0.3).settings() == Settings(density=0.3)
 
 

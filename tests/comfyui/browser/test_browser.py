@@ -141,10 +141,15 @@ def test_a_saved_workflow_opens_as_it_was_left(seen):
 
 def test_nothing_is_clipped(seen):
     for name, state in seen.items():
-        if name != "errors":
+        if name not in ("errors", "help"):
             assert state["clipped"] == [] and not state["scrolls"], name
 
 
 def test_the_status_is_on_both_nodes(seen):
     for text in (seen["first"]["status"], seen["first"]["told"]):
         assert "28 attention calls sparse, 52 dense" in text
+
+
+def test_the_help_panel_shows_page_and_pictures(seen):
+    assert {"SVG-EAR Routed Blocks", "Reading the view", "When something is missing"} <= set(seen["help"]["titles"])
+    assert len(seen["help"]["pictures"]) == 2 and min(seen["help"]["pictures"]) > 0
