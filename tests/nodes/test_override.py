@@ -361,3 +361,20 @@ def test_attention_to_an_image_in_full_precision_is_cross_attention():
         attention(q, k[:, :20], v[:, :20], HEADS, low_precision_attention=False)
 
     assert dense_reasons(Harness(), body) == {"cross-attention": 1}
+
+
+def test_the_node_tells_that_kernels_are_prepared_and_what_a_run_did(monkeypatch):
+    told = []
+    played = Harness()
+    played.patch.tell = told.append
+    monkeypatch.setattr(played.patch, "_first_on", lambda device: not told)
+    played.sample(lambda: [played.evaluate(lambda attention: attention(*qkv(), HEADS), step=step) for step in (1, 2)])
+    preparing, running, done = told
+    assert "preparing kernels" in preparing and "running" in running
+    assert "2 attention calls sparse, 0 dense" in done
+
+
+def test_kernels_are_prepared_once_for_a_kind_of_device_and_settings():
+    gpu, patches = torch.device("cuda", 0), [Harness(density=0.123).patch for _ in range(2)]
+    assert not patches[0]._first_on(torch.device("cpu"))
+    assert [patch._first_on(gpu) for patch in patches] == [True, False]

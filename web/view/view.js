@@ -1,9 +1,11 @@
 // The interactive view of SVG-EAR Routed Blocks: what was exact, what was estimated, and where.
-import { Run, percent, readRuns } from "./data.js";
+import { VERSION, percent, readRuns } from "./data.js";
 import { shade, themeOf } from "./drawing.js";
 import { MapPanel, TablePanel, VideoPanel } from "./panels.js";
 
 const EMPTY = "Run the workflow to see what SVG-EAR did. A workflow that has not changed fills this view without sampling again.";
+const NO_RUN = "No run was recorded for this MODEL: connect the one that the sampler used, behind SVG-EAR Sparse Attention.";
+const OTHER_VERSION = "This run was recorded by another version of SVG-EAR: reload the page without its cache (Ctrl+F5), and run again.";
 const HINT = "Point at a picture to read it; click a cell or a token to choose it.";
 
 function element(tag, className, ...children) {
@@ -73,6 +75,7 @@ export class RoutedBlocksView {
     this.runs = runs;
     this.run = runs[0] ?? null;
     this.unmatched = data?.matched === false;
+    this.empty.textContent = data?.version === VERSION ? NO_RUN : OTHER_VERSION;
     Object.assign(this, { block: null, token: null, pinned: null });
     const { layer, step, head, branch } = { layer: 0, step: 0, head: 0, branch: "cond", ...data?.chosen, ...this.remembered.chosen };
     Object.assign(this, { layer, step, head, branch });
@@ -278,5 +281,3 @@ export class RoutedBlocksView {
     this.info.textContent = text || (this.run ? HINT : "");
   }
 }
-
-export { Run };

@@ -64,6 +64,7 @@ const state = () =>
       colors: canvases.map(colors),
       chosen: Object.fromEntries([...root.querySelectorAll("select")].map((select) => [select.parentElement.querySelector("span").textContent, select.value])),
       summary: root.querySelector(".svg-ear-summary").textContent,
+      says: root.querySelector(".svg-ear-empty").textContent,
       info: root.querySelector(".svg-ear-info").textContent,
       clipped,
       scrolls: content.scrollHeight > content.clientHeight + 1,
@@ -130,6 +131,9 @@ seen.afterNothing = await state();
 await page.evaluate(() => window.viewNode.onExecuted({ svg_ear: [{ version: 99, runs: [{}] }] }));
 await page.waitForTimeout(300);
 seen.afterUnknown = await state();
+await page.evaluate(() => window.viewNode.onExecuted({ svg_ear: [{ version: 1, runs: [] }] }));
+await page.waitForTimeout(300);
+seen.withoutRuns = await state();
 
 await page.evaluate(async () => {
   const saved = JSON.parse(JSON.stringify(window.app.graph.serialize()));

@@ -130,7 +130,8 @@ def test_the_keyboard_is_enough(seen):
 
 def test_missing_and_unknown_data_break_nothing(seen):
     assert changed(seen["keyboardTable"], seen["afterNothing"]) == set()
-    assert seen["afterUnknown"]["filled"] == "empty"
+    assert seen["afterUnknown"]["filled"] == seen["withoutRuns"]["filled"] == "empty"
+    assert "another version" in seen["afterUnknown"]["says"] and "No run was recorded" in seen["withoutRuns"]["says"]
 
 
 def test_a_saved_workflow_opens_as_it_was_left(seen):
