@@ -32,15 +32,15 @@ class Options:
 
     preset: str = "balanced"
     density: float = 0.0
-    method: str = "svg-ear"
-    budget: str = "density"
-    top_p: float = 0.85
-    min_share: float = 0.0
-    query_clusters: int = 0
-    key_clusters: int = 0
-    kmeans_first: int = 6
-    kmeans_next: int = 2
-    recluster_every: int = 1
+    method: str = Settings.method
+    budget: str = Settings.budget
+    top_p: float = Settings.top_p
+    min_share: float = Settings.min_share
+    query_clusters: int = Settings.query_clusters
+    key_clusters: int = Settings.key_clusters
+    kmeans_first: int = Settings.kmeans_first
+    kmeans_next: int = Settings.kmeans_next
+    recluster_every: int = Settings.recluster_every
     weighted_centroids: bool = True
     key_metric: bool = True
     probe_score: str = "error"
