@@ -41,7 +41,7 @@ def head_routing(routed: RoutedHeads, head: int) -> HeadRouting:
     place = head - routed.heads.start
     exact = routed.routing.exact[0, place]
     groups, errors, norms = _groups(routed, place)
-    relative = (errors / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]).sqrt()
+    relative = (errors.float() / norms.float().clamp(min=torch.finfo(torch.float32).tiny)[:, None]).sqrt()
     return HeadRouting(
         exact=exact.clone(),
         errors=_codes(relative),
