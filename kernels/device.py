@@ -1,15 +1,34 @@
 """What a device can run."""
 
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import lru_cache
+
 import torch
 
 SUPPORTED_TYPES = ("cpu", "cuda")
+# Products of bfloat16 matrices need Ampere or newer.
+LEAST_CAPABILITY = (8, 0)
 
 
+@lru_cache
 def unavailable_reason(device: torch.device) -> str | None:
-    """Why SVG-EAR cannot run on ``device``, or None when it can.
+    """Why SVG-EAR cannot run on ``device``, or None when it can. The first question about a GPU compiles a small kernel.
 
     ROCm devices appear as ``cuda`` in torch.
     """
-    if device.type in SUPPORTED_TYPES:
+    if device.type not in SUPPORTED_TYPES:
+        return f"device type {device.type!r} is not supported (supported: {', '.join(SUPPORTED_TYPES)})"
+    if device.type == "cpu":
         return None
-    return f"device type {device.type!r} is not supported (supported: {', '.join(SUPPORTED_TYPES)})"
+    if importlib.util.find_spec("triton") is None:
+        package = "triton-windows" if sys.platform == "win32" else "triton"
+        return f"Triton is not installed (pip install {package})"
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < LEAST_CAPABILITY:
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}; 8.0 (RTX 30, A100) or newer is needed"
+    from .triton_stages.selftest import failure
+
+    return failure(device)

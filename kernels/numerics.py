@@ -7,12 +7,6 @@ from torch import Tensor
 
 # Kernels take exponentials in base 2.
 LOG2_E = math.log2(math.e)
-# A row that leaves far more to compensation than its centroid does is unlike it: beyond this many times the centroid's
-# share its correction stops growing. Without a bound, a centroid that compensates almost nothing is extrapolated
-# without limit (a relative error of 2.4 instead of 0.33 at logits of 60).
-RESIDUAL_REACH = 4.0
-# A centroid that compensates less than this part of its softmax has nothing to correct.
-SMALLEST_SHARE = 1e-18
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

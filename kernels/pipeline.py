@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from .counts import cluster_counts
-from .numerics import compute_dtype
+from .device import unavailable_reason
+from .metric import key_metric
 from .statistics import join, measure
 from .timing import StageTimer
-from .torch_stages import (
-    attend,
-    attend_dense,
-    cluster,
-    cluster_from_labels,
-    group_queries,
-    permute,
-    probe_centroids,
-    probe_tokens,
-    route,
-    summarize,
-)
 from .types import (
     AttentionResult,
     Clusters,
     ClusterState,
     Conditioning,
     KeptClusters,
-    QueryGroups,
     RoutedHeads,
     SequenceLayout,
     Settings,
     Statistics,
 )
+
+IMPLEMENTATIONS = ("torch", "triton")
 
 
 def sparse_attention(
@@ -49,11 +42,13 @@ def sparse_attention(
     memory_limit: int | None = None,
     timer: StageTimer | None = None,
     observe: Callable[[RoutedHeads], None] | None = None,
+    implementation: str | None = None,
 ) -> AttentionResult:
     """Attention with the video part routed by SVG-EAR (arXiv 2603.08982) or SVG2 (arXiv 2505.18875).
 
-    Arithmetic is in float32 (float64 for float64 input), exponentials relative to a running maximum. The result is
-    deterministic, and does not depend on how clusters are numbered.
+    Sums and exponentials are in float32 (float64 for float64 input), exponentials relative to a running maximum; Triton
+    multiplies in the input dtype (tf32 for float32). The result is deterministic, and does not depend on how clusters are
+    numbered.
 
     Args:
         q, k, v: ``[B, H, L, D]``, one floating dtype and device, any strides, RoPE applied.
@@ -66,113 +61,140 @@ def sparse_attention(
             one head is processed at a time whatever it needs); None is half the size of q, k and v together.
         timer: adds up the time per stage.
         observe: called with the routing of every chunk of heads, on the device, before it is forgotten.
+        implementation: ``torch`` or ``triton``; None is triton on a GPU and torch on a CPU. Nothing falls back from one
+            to the other.
 
     Returns:
         Output and statistics.
 
     Raises:
-        ValueError: shapes, dtypes, devices or layouts that do not fit together, or a state of another shape.
+        ValueError: shapes, dtypes, devices or layouts that do not fit together, a state of another shape, or an unknown
+            implementation.
+        RuntimeError: Triton is wanted and cannot run on the device; the message says why.
     """
     layouts = _layouts(q, layouts)
     _check(q, k, v, layouts)
+    stages = _stages(q, implementation)
     batch, heads, length, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
     timer = timer or StageTimer()
     state = state or ClusterState()
     tokens = len(layouts[0].video)
-    step = _heads_at_once(q, tokens, settings, memory_limit)
-    state.begin((*q.shape, tokens, q.dtype, q.device, step), settings)
+    state.begin((*q.shape, tokens, q.dtype, q.device, stages.__name__), settings)
+    step = _heads_at_once(q, tokens, settings, memory_limit, stages)
     output = q.new_empty(batch, length, heads, dim).transpose(1, 2)
     statistics: dict[tuple[int, int], Statistics] = {}
     for item, layout in enumerate(layouts):
+        call = _Call(stages, settings, layout, scale, timer, item)
+        own = slice(item, item + 1)
+        groups, clusters = call.cluster(q[own], k[own], state)
         for head in range(0, heads, step):
-            some = range(head, min(heads, head + step))
-            part = (slice(item, item + 1), slice(some.start, some.stop))
-            kept = state.heads.get((item, head))
-            routed, state.heads[item, head] = _attend_heads(
-                q[part], k[part], v[part], output[part], (item, some), layout, settings, kept, state.calls, scale, timer
-            )
-            statistics[item, head] = measure(routed.routing, routed.probe, routed.groups)
+            some = slice(head, min(heads, head + step))
+            part = (own, some)
+            routed = call.attend(q[part], k[part], v[part], output[part], groups.of_heads(some), clusters.of_heads(some), some)
+            statistics[item, head] = measure(routed.routing, routed.probe, routed.query_groups)
             if observe is not None:
                 observe(routed)
     state.calls += 1
     return AttentionResult(output, join(statistics, batch))
 
 
-def _attend_heads(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    output: Tensor,
-    where: tuple[int, range],
-    layout: SequenceLayout,
-    settings: Settings,
-    kept: KeptClusters | None,
-    calls: int,
-    scale: float,
-    timer: StageTimer,
-) -> tuple[RoutedHeads, KeptClusters]:
-    """All stages for the batch item and heads of ``where``; writes ``output``, returns what the next step needs."""
-    video = slice(layout.video.start, layout.video.stop)
-    queries, keys, values = q[:, :, video], k[:, :, video], v[:, :, video]
-    conditioning = Conditioning(_tokens(k, layout.conditioning), _tokens(v, layout.conditioning))
-    device = q.device
+@dataclass(frozen=True)
+class _Call:
+    """The stages for one batch item."""
 
-    with timer.stage("cluster", device):
-        groups, clusters = _cluster(queries, keys, settings, kept, calls)
-    with timer.stage("permute", device):
-        sorted_keys = permute(keys, values, clusters)
-    with timer.stage("summarize", device):
-        summaries = summarize(sorted_keys)
-    with timer.stage("probe", device):
-        if settings.compensates:
-            probe = probe_tokens(groups.probe.centroids, sorted_keys, conditioning, summaries, scale)
-        else:
-            probe = probe_centroids(groups.probe.centroids, conditioning, summaries, scale)
-    with timer.stage("route", device):
-        routing = route(probe, groups, clusters.sizes, settings)
-    with timer.stage("attend", device):
-        attend(queries, groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale, output[:, :, video])
-    if len(layout.video) < q.shape[2]:
-        with timer.stage("conditioning", device):
-            _attend_conditioning(q, k, v, output, layout, scale)
+    stages: ModuleType
+    settings: Settings
+    layout: SequenceLayout
+    scale: float
+    timer: StageTimer
+    item: int
 
-    keep_labels = settings.recluster_every > 1
-    return RoutedHeads(*where, groups, clusters, probe, routing), KeptClusters(
-        routing_centroids=groups.routing_centroids.to(q.dtype),
-        probe_centroids=groups.probe.centroids.to(q.dtype),
-        key_centroids=clusters.centroids.to(q.dtype),
-        probe_labels=groups.probe.labels if keep_labels else None,
-        key_labels=clusters.labels if keep_labels else None,
-    )
+    @property
+    def video(self) -> slice:
+        return slice(self.layout.video.start, self.layout.video.stop)
 
+    def cluster(self, q: Tensor, k: Tensor, state: ClusterState) -> tuple[Clusters, Clusters]:
+        """Query groups and key clusters of all heads, which take little memory; keeps in ``state`` what the next step needs."""
+        with self.timer.stage("cluster", q.device):
+            groups, clusters = self._cluster(q[:, :, self.video], k[:, :, self.video], state)
+            keep_labels = self.settings.recluster_every > 1
+            state.items[self.item] = KeptClusters(
+                query_centroids=groups.centroids.to(q.dtype),
+                key_centroids=clusters.centroids.to(q.dtype),
+                query_labels=groups.labels if keep_labels else None,
+                key_labels=clusters.labels if keep_labels else None,
+            )
+        return groups, clusters
 
-def _cluster(queries: Tensor, keys: Tensor, settings: Settings, kept: KeptClusters | None, calls: int) -> tuple[QueryGroups, Clusters]:
-    routing_count, split, key_count = cluster_counts(queries.shape[2], settings)
-    if kept is None:
-        groups = group_queries(queries, routing_count, split, settings.kmeans_first)
-        return groups, cluster(keys, key_count, settings.kmeans_first)
-    if calls % settings.recluster_every:
-        probe = cluster_from_labels(queries, kept.probe_labels, kept.probe_centroids)
-        groups = QueryGroups(probe, kept.routing_centroids, split)
-        return groups, cluster_from_labels(keys, kept.key_labels, kept.key_centroids)
-    groups = group_queries(queries, routing_count, split, settings.kmeans_next, kept.routing_centroids, kept.probe_centroids)
-    return groups, cluster(keys, key_count, settings.kmeans_next, kept.key_centroids)
+    def _cluster(self, queries: Tensor, keys: Tensor, state: ClusterState) -> tuple[Clusters, Clusters]:
+        settings, stages, kept = self.settings, self.stages, state.items.get(self.item)
+        query_count, key_count = cluster_counts(queries.shape[2], settings)
+        if kept is not None and state.calls % settings.recluster_every:
+            groups = stages.cluster_from_labels(queries, kept.query_labels, kept.query_centroids)
+            return groups, stages.cluster_from_labels(keys, kept.key_labels, kept.key_centroids)
+        iterations = settings.kmeans_first if kept is None else settings.kmeans_next
+        clusters = stages.cluster(keys, key_count, iterations, None if kept is None else kept.key_centroids)
+        metric = key_metric(clusters) if settings.key_metric else None
+        return stages.cluster(queries, query_count, iterations, None if kept is None else kept.query_centroids, metric), clusters
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, groups: Clusters, clusters: Clusters, heads: slice) -> RoutedHeads:
+        """The other stages for some heads; writes ``output``."""
+        settings, stages, scale, device = self.settings, self.stages, self.scale, q.device
+        queries, keys, values = (tensor[:, :, self.video] for tensor in (q, k, v))
+        conditioning = Conditioning(_tokens(k, self.layout.conditioning), _tokens(v, self.layout.conditioning))
+        with self.timer.stage("permute", device):
+            sorted_keys = stages.permute(keys, values, clusters)
+        with self.timer.stage("summarize", device):
+            summaries = stages.summarize(sorted_keys)
+        with self.timer.stage("probe", device):
+            if settings.compensates:
+                probe = stages.probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)
+            else:
+                probe = stages.probe_centroids(groups.centroids, conditioning, summaries, scale)
+        with self.timer.stage("route", device):
+            routing = stages.route(probe, clusters, settings)
+        with self.timer.stage("attend", device):
+            video = output[:, :, self.video]
+            stages.attend(queries, groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale, video)
+        if len(self.layout.video) < q.shape[2]:
+            with self.timer.stage("conditioning", device):
+                self._attend_conditioning(q, k, v, output)
+        return RoutedHeads(self.item, range(heads.start, heads.stop), groups, clusters, probe, routing)
 
-def _attend_conditioning(q: Tensor, k: Tensor, v: Tensor, output: Tensor, layout: SequenceLayout, scale: float) -> None:
-    """Dense attention of the tokens around the video over all visible keys."""
-    visible = sorted((layout.video, *layout.conditioning), key=lambda span: span.start)
-    keys, values = _tokens(k, visible), _tokens(v, visible)
-    for outside in (slice(0, layout.video.start), slice(layout.video.stop, q.shape[2])):
-        if outside.start < outside.stop:
-            output[:, :, outside] = attend_dense(q[:, :, outside], keys, values, scale)
+    def _attend_conditioning(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
+        """Dense attention of the tokens around the video over all visible keys."""
+        visible = sorted((self.layout.video, *self.layout.conditioning), key=lambda span: span.start)
+        keys, values = _tokens(k, visible), _tokens(v, visible)
+        for outside in (slice(0, self.layout.video.start), slice(self.layout.video.stop, q.shape[2])):
+            if outside.start < outside.stop:
+                output[:, :, outside] = self.stages.attend_dense(q[:, :, outside], keys, values, self.scale)
 
 
 def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
-    """The tokens of ``spans`` from ``[B, H, L, D]``, without a copy where they are one run."""
-    parts = [tensor[:, :, span.start : span.stop] for span in spans if len(span)]
+    """The tokens of ascending ``spans`` from ``[B, H, L, D]``, without a copy where they are one run."""
+    runs: list[range] = []
+    for span in spans:
+        if runs and runs[-1].stop == span.start:
+            runs[-1] = range(runs[-1].start, span.stop)
+        elif len(span):
+            runs.append(span)
+    parts = [tensor[:, :, run.start : run.stop] for run in runs]
     return parts[0] if len(parts) == 1 else torch.cat(parts or [tensor[:, :, :0]], dim=2)
+
+
+def _stages(q: Tensor, implementation: str | None) -> ModuleType:
+    """The package whose functions compute the stages."""
+    implementation = implementation or ("torch" if q.device.type == "cpu" else "triton")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+    if implementation == "triton":
+        if q.dtype == torch.float64:
+            raise ValueError("q, k, v are float64, which the Triton kernels do not compute; pass implementation='torch'")
+        reason = unavailable_reason(q.device)
+        if reason is not None:
+            raise RuntimeError(f"the Triton kernels cannot run: {reason}")
+    return importlib.import_module(f".{implementation}_stages", __package__)
 
 
 def _layouts(q: Tensor, layouts: SequenceLayout | Sequence[SequenceLayout] | None) -> list[SequenceLayout]:
@@ -198,12 +220,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]) -> No
         raise ValueError(f"batch items differ in their number of video tokens: {layouts}; split the batch")
 
 
-def _heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None) -> int:
-    """Heads of one chunk: sorted keys and values, one float copy of each, and the probe's tables fit the limit."""
-    _, heads, _, dim = q.shape
-    routing, split, keys = cluster_counts(tokens, settings)
-    wide = compute_dtype(q.dtype).itemsize
-    rows = tokens * dim * 2 * (q.itemsize + wide)
-    tables = 4 * routing * split * keys * wide
+def _heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None, stages: ModuleType) -> int:
+    """Heads of one chunk: as many as the limit allows, in chunks of about one size."""
+    heads = q.shape[1]
     limit = 3 * q.nbytes // 2 if memory_limit is None else memory_limit
-    return max(1, min(heads, limit // (rows + tables)))
+    most = max(1, min(heads, limit // stages.working_bytes(q, tokens, settings)))
+    return -(-heads // -(-heads // most))

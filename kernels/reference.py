@@ -14,7 +14,6 @@ from .types import (
     Conditioning,
     KeptClusters,
     Probe,
-    QueryGroups,
     Routing,
     SequenceLayout,
     Settings,
@@ -23,10 +22,11 @@ from .types import (
 )
 
 
-def cluster(tokens: Tensor, iterations: int, centroids: Tensor) -> Clusters:
-    """Lloyd's algorithm from ``centroids`` ``[B, H, C, D]``: nearest centroid, then means."""
+def cluster(tokens: Tensor, iterations: int, centroids: Tensor, metric: Tensor | None = None) -> Clusters:
+    """Lloyd's algorithm from ``centroids`` ``[B, H, C, D]``: nearest centroid in the ``metric``, then means."""
+    root = torch.eye(tokens.shape[-1], dtype=tokens.dtype) if metric is None else torch.linalg.cholesky(metric)
     for _ in range(iterations):
-        labels = torch.cdist(tokens, centroids).argmin(-1)
+        labels = torch.cdist(tokens @ root, centroids @ root).argmin(-1)
         clusters = cluster_from_labels(tokens, labels, centroids)
         centroids = clusters.centroids
     return clusters
@@ -41,17 +41,15 @@ def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clu
     return Clusters(labels, centroids, sizes.long(), labels.argsort(dim=-1, stable=True))
 
 
-def group_queries(queries: Tensor, iterations: int, routing_centroids: Tensor, probe_centroids: Tensor) -> QueryGroups:
-    """Routing groups, then the nearest of each group's own probe centroids ``[B, H, G * split, D]``."""
-    routing = cluster(queries, iterations, routing_centroids)
-    split = probe_centroids.shape[2] // routing_centroids.shape[2]
-    for _ in range(iterations):
-        distances = torch.cdist(queries, probe_centroids)
-        owner = torch.arange(probe_centroids.shape[2]) // split
-        labels = distances.masked_fill(owner != routing.labels[..., None], torch.inf).argmin(-1)
-        probe = cluster_from_labels(queries, labels, probe_centroids)
-        probe_centroids = probe.centroids
-    return QueryGroups(probe, routing.centroids, split)
+def key_metric(keys: Clusters) -> Tensor:
+    """Nine tenths covariance of the key centroids, scaled to mean eigenvalue 1, one tenth identity."""
+    members = _members(keys).to(keys.centroids.dtype)
+    per_token = members @ keys.centroids
+    spread = per_token - per_token.mean(2, keepdim=True)
+    covariance = spread.transpose(-1, -2) @ spread
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    dim = covariance.shape[-1]
+    return 0.9 * dim * covariance / trace + 0.1 * torch.eye(dim, dtype=covariance.dtype)
 
 
 def permute(keys: Tensor, values: Tensor, clusters: Clusters) -> SortedKeys:
@@ -74,48 +72,36 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
         value_means=value_means,
         log_sizes=clusters.sizes.to(values.dtype).log(),
         value_norms=values.square().sum(-1),
-        value_dots=(values * (members @ value_means)).sum(-1),
     )
 
 
-def probe_tokens(centroids: Tensor, sorted_keys: SortedKeys, conditioning: Conditioning, summaries: Summaries, scale: float) -> Probe:
-    """``E_pj = sum_t |exp(s q_p.k_t) v_t - exp(s q_p.k_j) v_j|^2 / Z_p^2`` and dense attention at every centroid."""
+def probe_tokens(
+    centroids: Tensor, sorted_keys: SortedKeys, conditioning: Conditioning, summaries: Summaries, weighted: bool, scale: float
+) -> Probe:
+    """``E_ij = sum_t |exp(s q_i.k_t) v_t - exp(s q_i.k_j) v_j|^2 / Z_i^2`` at every centroid ``q_i``."""
     members = _members(sorted_keys.clusters).to(centroids.dtype)
     keys = torch.cat((sorted_keys.keys, conditioning.keys), dim=2)
-    values = torch.cat((sorted_keys.values, conditioning.values), dim=2)
     logits = scale * centroids @ keys.transpose(-1, -2)
     log_denominators = logits.logsumexp(-1)
-    weights = logits.softmax(-1)
+    video, extra = logits.softmax(-1).split((sorted_keys.keys.shape[2], conditioning.keys.shape[2]), dim=-1)
     centroid_weights = (scale * centroids @ summaries.key_means.transpose(-1, -2) - log_denominators[..., None]).exp()
     centroid_weights = centroid_weights.masked_fill(sorted_keys.clusters.sizes[:, :, None] == 0, 0)
     own_weights = centroid_weights @ members.transpose(-1, -2)
-    video = weights[..., : sorted_keys.keys.shape[2]]
     difference = video[..., None] * sorted_keys.values[:, :, None] - own_weights[..., None] * (members @ summaries.value_means).unsqueeze(2)
+    masses = video @ members if weighted else centroid_weights * sorted_keys.clusters.sizes[:, :, None]
+    compensated = masses @ summaries.value_means + extra @ conditioning.values
     return Probe(
         errors=difference.square().sum(-1) @ members,
-        masses=centroid_weights * sorted_keys.clusters.sizes[:, :, None],
-        outputs=weights @ values,
-        log_denominators=log_denominators,
+        masses=masses,
+        output_norms=compensated.square().sum(-1),
     )
 
 
-def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settings) -> Routing:
-    """Blocks by falling error per key (or mass), one routing group after the other, until the budget is spent."""
-    batch, heads, clusters = key_sizes.shape
-    shape = (batch, heads, groups.routing_centroids.shape[2], clusters)
-    exact = torch.zeros(shape, dtype=torch.bool)
-    for b, h, group in torch.cartesian_prod(*(torch.arange(size) for size in shape[:3])).tolist():
-        probes = range(group * groups.split, (group + 1) * groups.split)
-        sizes = key_sizes[b, h]
-        mass, error = torch.zeros(clusters), torch.zeros(clusters)
-        shift = probe.log_denominators[b, h, probes.start : probes.stop].max()
-        for p in probes:
-            weight = groups.probe.sizes[b, h, p]
-            mass = mass + weight * probe.masses[b, h, p] / probe.masses[b, h, p].sum()
-            if settings.probe_score == "published":
-                error = error + weight * probe.errors[b, h, p] * (2 * (probe.log_denominators[b, h, p] - shift)).exp()
-            else:
-                error = error + weight * probe.errors[b, h, p]
+def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
+    """Blocks by falling error per key (or mass), one query group after the other, until the budget is spent."""
+    exact = torch.zeros(probe.errors.shape, dtype=torch.bool)
+    for b, h, group in torch.cartesian_prod(*(torch.arange(size) for size in exact.shape[:3])).tolist():
+        sizes, mass, error = clusters.sizes[b, h], probe.masses[b, h, group], probe.errors[b, h, group]
         by_mass = settings.method == "svg2" or settings.probe_score == "mass"
         ranked = (mass if by_mass else error / sizes).nan_to_num(-1).argsort(descending=True, stable=True).tolist()
         if settings.budget == "density":
@@ -133,51 +119,39 @@ def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settin
             fits = spent + size / 2 <= budget or (place == 0 and settings.method == "svg2")
             exact[b, h, group, j] = size > 0 and (fits or spent < floor)
             spent += size
-    return Routing(exact, (exact * key_sizes[:, :, None]).sum(-1) / key_sizes.sum(-1)[:, :, None].to(probe.errors))
+    return Routing(exact, (exact * clusters.sizes[:, :, None]).sum(-1).to(probe.errors) / clusters.labels.shape[2])
 
 
 def attend(
     queries: Tensor,
-    groups: QueryGroups,
+    groups: Clusters,
     sorted_keys: SortedKeys,
     conditioning: Conditioning,
     summaries: Summaries,
-    probe: Probe,
     routing: Routing,
     settings: Settings,
     scale: float,
 ) -> Tensor:
-    """One softmax over exact tokens, conditioning and centroids, with the residual; returns ``[B, H, N, D]``."""
-    owner = groups.probe.labels
+    """One softmax over all tokens, those of skipped clusters seen through their centroids; returns ``[B, H, N, D]``.
 
-    def numerator_and_denominator(rows: Tensor, group: Tensor):
-        """Exponentials relative to ``peak`` for rows ``[B, H, m, D]`` of routing groups ``[B, H, m]``."""
-        exact = torch.take_along_dim(routing.exact, group[..., None], dim=2)
-        kept = (exact.to(rows.dtype) @ _members(sorted_keys.clusters).to(rows.dtype).transpose(-1, -2)).bool()
-        tokens = (scale * rows @ sorted_keys.keys.transpose(-1, -2)).masked_fill(~kept, -torch.inf)
-        extra = scale * rows @ conditioning.keys.transpose(-1, -2)
-        tail = scale * rows @ summaries.key_means.transpose(-1, -2) + summaries.log_sizes[:, :, None]
-        tail = tail.masked_fill(exact | (not settings.compensates), -torch.inf)
-        logits = torch.cat((tokens, extra, tail), dim=-1)
-        values = torch.cat((sorted_keys.values, conditioning.values, summaries.value_means), dim=2)
-        peak = logits.amax(-1, keepdim=True)
-        weights = (logits - peak).exp()
-        return weights @ values, weights.sum(-1), weights[..., -tail.shape[-1] :].sum(-1), peak.squeeze(-1)
-
-    numerators, denominators, compensated, _ = numerator_and_denominator(queries, owner // groups.split)
-    if settings.corrects:
-        count = groups.probe.centroids.shape[2]
-        own_group = (torch.arange(count) // groups.split).expand(*queries.shape[:2], count)
-        seen, seen_sum, mass, peak = numerator_and_denominator(groups.probe.centroids, own_group)
-        dense_sum = (probe.log_denominators - peak).exp()
-        inverse = torch.where(mass > torch.finfo(mass.dtype).tiny ** 0.5, 1 / mass, 0)
-        r = (dense_sum[..., None] * probe.outputs - seen) * inverse[..., None]
-        z = (dense_sum - seen_sum).clamp(min=0) * inverse
-        reach = 4 * (mass / seen_sum).gather(-1, owner) * denominators
-        compensated = torch.minimum(compensated, reach)
-        numerators = numerators + compensated[..., None] * torch.take_along_dim(r, owner[..., None], dim=2)
-        denominators = denominators + compensated * z.gather(-1, owner)
-    return numerators / denominators[..., None]
+    A skipped token t of cluster j has the logit ``s q.k_j`` and the mean value, or with weighted centroids its own value and
+    the logit ``s (q.k_j + q_i.(k_t - k_j))``: its place in the cluster as the group's mean query ``q_i`` sees it.
+    """
+    members = _members(sorted_keys.clusters).to(queries.dtype)
+    key_means, value_means = members @ summaries.key_means, members @ summaries.value_means
+    exact = torch.take_along_dim(routing.exact, groups.labels[..., None], dim=2).to(queries.dtype) @ members.transpose(-1, -2)
+    logits = scale * queries @ sorted_keys.keys.transpose(-1, -2)
+    skipped = scale * queries @ key_means.transpose(-1, -2)
+    if settings.weights_centroids:
+        mean_queries = torch.take_along_dim(groups.centroids, groups.labels[..., None], dim=2)
+        skipped = skipped + scale * mean_queries @ (sorted_keys.keys - key_means).transpose(-1, -2)
+        value_means = sorted_keys.values
+    if not settings.compensates:
+        skipped = torch.full_like(skipped, -torch.inf)
+    extra = scale * queries @ conditioning.keys.transpose(-1, -2)
+    weights = torch.cat((torch.where(exact.bool(), logits, skipped), extra), dim=-1).softmax(-1)
+    video, extra = weights.split((logits.shape[-1], extra.shape[-1]), dim=-1)
+    return (video * exact) @ sorted_keys.values + (video * (1 - exact)) @ value_means + extra @ conditioning.values
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, scale: float) -> Tensor:
@@ -197,13 +171,14 @@ def sparse_attention(
     video = slice(layout.video.start, layout.video.stop)
     outside = [position for span in layout.conditioning for position in span]
     conditioning = Conditioning(k[:, :, outside], v[:, :, outside])
-    groups = group_queries(q[:, :, video], settings.kmeans_next, kept.routing_centroids, kept.probe_centroids)
     clusters = cluster(k[:, :, video], settings.kmeans_next, kept.key_centroids)
+    metric = key_metric(clusters) if settings.key_metric else None
+    groups = cluster(q[:, :, video], settings.kmeans_next, kept.query_centroids, metric)
     sorted_keys = permute(k[:, :, video], v[:, :, video], clusters)
     summaries = summarize(sorted_keys)
-    probe = probe_tokens(groups.probe.centroids, sorted_keys, conditioning, summaries, scale)
-    routing = route(probe, groups, clusters.sizes, settings)
-    output[:, :, video] = attend(q[:, :, video], groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale)
+    probe = probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)
+    routing = route(probe, clusters, settings)
+    output[:, :, video] = attend(q[:, :, video], groups, sorted_keys, conditioning, summaries, routing, settings, scale)
     return output
 
 

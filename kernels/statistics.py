@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from .types import Probe, QueryGroups, Routing, Statistics
+from .types import Clusters, Probe, Routing, Statistics
 
 
-def measure(routing: Routing, probe: Probe, groups: QueryGroups) -> Statistics:
+def measure(routing: Routing, probe: Probe, groups: Clusters) -> Statistics:
     """Density spent, and the relative error that the probe expects of the skipped blocks."""
-    routing_sizes, probe_sizes = groups.routing_sizes, groups.probe.sizes
-    density = (routing.shares * routing_sizes).sum(-1) / routing_sizes.sum(-1)
-    skipped = ~routing.exact.repeat_interleave(groups.split, dim=2)
-    error = (probe.errors * skipped).sum(-1)
-    norm = probe.outputs.square().sum(-1)
-    tiny = torch.finfo(norm.dtype).tiny
-    relative = (error * probe_sizes).sum(-1) / (norm * probe_sizes).sum(-1).clamp(min=tiny)
+    density = (routing.shares * groups.sizes).sum(-1) / groups.sizes.sum(-1)
+    error = (probe.errors * ~routing.exact).sum(-1)
+    tiny = torch.finfo(error.dtype).tiny
+    relative = (error * groups.sizes).sum(-1) / (probe.output_norms * groups.sizes).sum(-1).clamp(min=tiny)
     return Statistics(density.float(), routing.shares.float(), relative.sqrt().float())
 
 

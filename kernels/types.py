@@ -1,7 +1,7 @@
 """The values that travel between the stages, and what a caller hands over and gets back.
 
 Letters in shapes: B batch items, H heads, L tokens of the whole sequence, N video tokens, D head dimension,
-G routing groups, P probe groups, C key clusters.
+G query groups, C key clusters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 METHODS = ("svg-ear", "svg2")
 BUDGETS = ("density", "top-p")
-PROBE_SCORES = ("normalized", "published", "mass")
+PROBE_SCORES = ("error", "mass")
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,23 @@ class Settings:
     Attributes:
         method: ``svg-ear`` compensates skipped blocks by their centroids (arXiv 2603.08982); ``svg2`` routes by
             centroid attention mass and drops skipped blocks (arXiv 2505.18875).
-        budget: ``density`` spends the same share of exact pairs in every routing group; ``top-p`` spends, per
-            routing group, the area of the smallest set of key clusters whose centroid mass reaches ``top_p``.
+        budget: ``density`` spends the same share of exact pairs in every query group; ``top-p`` spends, per
+            query group, the area of the smallest set of key clusters whose centroid mass reaches ``top_p``.
         density: share of video query-key pairs computed exactly, 0 to 1 (budget ``density``).
         top_p: attention mass, 0 to 1 (budget ``top-p``).
-        min_share: least exact share of each routing group, 0 to 1.
-        query_clusters: routing groups; 0 chooses from the token count.
-        probe_clusters: probe groups in all, spread evenly over the routing groups; 0 chooses from the token
-            count; a number not above the routing groups means one level: the routing groups are probed themselves.
-        key_clusters: key clusters; 0 chooses from the token count. Counts above the token count are clamped to it.
+        min_share: least exact share of each query group, 0 to 1.
+        query_clusters, key_clusters: query groups and key clusters; 0 chooses from the token count. Counts above the token
+            count are clamped to it.
         kmeans_first: k-means iterations of a call without state, at least 1.
         kmeans_next: k-means iterations of a call that starts from the state's centroids, at least 1.
         recluster_every: cluster anew on every n-th call with the same state; calls between keep the labels and
             only recompute the means.
-        residual: correct each probe group so that its centroid's output is exactly dense attention (``svg-ear`` only).
-        probe_score: how blocks are ranked under ``svg-ear``: ``normalized`` weights the error of each probe group by
-            its size over its squared softmax denominator, ``published`` adds the errors as the paper defines them,
-            ``mass`` uses centroid attention mass. ``svg2`` always ranks by mass.
+        weighted_centroids: each query group compensates with its own centroids of the key clusters, weighted by the
+            attention of the group's mean query, which makes that query's output exactly dense attention (``svg-ear``
+            only). False takes the plain means for all groups, as published.
+        key_metric: group queries by how differently they see the keys instead of by Euclidean distance, as published.
+        probe_score: how blocks are ranked under ``svg-ear``: by the ``error`` that compensation would make, or by attention
+            ``mass``. ``svg2`` always ranks by mass.
     """
 
     method: str = "svg-ear"
@@ -50,13 +50,13 @@ class Settings:
     top_p: float = 0.85
     min_share: float = 0.0
     query_clusters: int = 0
-    probe_clusters: int = 0
     key_clusters: int = 0
     kmeans_first: int = 6
-    kmeans_next: int = 2
-    recluster_every: int = 1
-    residual: bool = True
-    probe_score: str = "normalized"
+    kmeans_next: int = 1
+    recluster_every: int = 2
+    weighted_centroids: bool = True
+    key_metric: bool = True
+    probe_score: str = "error"
 
     def __post_init__(self):
         for name, allowed in (("method", METHODS), ("budget", BUDGETS), ("probe_score", PROBE_SCORES)):
@@ -67,7 +67,6 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share and must lie between 0 and 1")
         for name, least in (
             ("query_clusters", 0),
-            ("probe_clusters", 0),
             ("key_clusters", 0),
             ("kmeans_first", 1),
             ("kmeans_next", 1),
@@ -82,9 +81,9 @@ class Settings:
         return self.method == "svg-ear"
 
     @property
-    def corrects(self) -> bool:
-        """Whether the centroid-exact residual is added."""
-        return self.compensates and self.residual
+    def weights_centroids(self) -> bool:
+        """Whether each query group has its own centroids."""
+        return self.compensates and self.weighted_centroids
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,10 @@ class Clusters:
     """A partition of the tokens of every head.
 
     Attributes:
-        labels: int64 ``[B, H, N]``, the cluster of each token.
+        labels: integer ``[B, H, N]``, the cluster of each token.
         centroids: float ``[B, H, C, D]``, the exact means of the members; an empty cluster keeps its last centroid.
-        sizes: int64 ``[B, H, C]``.
-        order: int64 ``[B, H, N]``, token positions sorted by label, positions ascending within a label.
+        sizes: integer ``[B, H, C]``.
+        order: integer ``[B, H, N]``, token positions sorted by label, positions ascending within a label.
     """
 
     labels: Tensor
@@ -126,35 +125,19 @@ class Clusters:
     sizes: Tensor
     order: Tensor
 
+    def of_heads(self, heads: slice) -> Clusters:
+        """The clusters of some heads."""
+        return Clusters(*(tensor[:, heads] for tensor in (self.labels, self.centroids, self.sizes, self.order)))
+
     @property
     def sorted_labels(self) -> Tensor:
         """int64 ``[B, H, N]``: the label of each row in cluster order."""
-        return self.labels.gather(-1, self.order)
+        return self.labels.gather(-1, self.order.long())
 
     @property
     def offsets(self) -> Tensor:
         """int64 ``[B, H, C + 1]``: the sorted members of cluster ``j`` are ``order[offsets[j]:offsets[j + 1]]``."""
         return pad(self.sizes.cumsum(-1), (1, 0))
-
-
-@dataclass(frozen=True)
-class QueryGroups:
-    """Two levels of query clusters: probe group ``p`` is part of routing group ``p // split``.
-
-    Attributes:
-        probe: the fine partition, ``P = G * split`` groups; its order sorts by routing group, then by probe group.
-        routing_centroids: float ``[B, H, G, D]``, the means of the routing groups when they were last clustered.
-        split: probe groups per routing group; 1 when both levels are the same.
-    """
-
-    probe: Clusters
-    routing_centroids: Tensor
-    split: int
-
-    @property
-    def routing_sizes(self) -> Tensor:
-        """int64 ``[B, H, G]``: tokens in each routing group."""
-        return self.probe.sizes.unflatten(-1, (-1, self.split)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -181,43 +164,58 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Summaries:
-    """What stands for a key cluster, and what the probe needs of each value. All float, rows in cluster order.
+    """What is known of a key cluster and its values whoever asks. All float, rows in cluster order.
 
     Attributes:
         key_means, value_means: ``[B, H, C, D]``.
         log_sizes: ``[B, H, C]``, minus infinity for an empty cluster.
         value_norms: ``[B, H, N]``, squared norm of each value.
-        value_dots: ``[B, H, N]``, product of each value with the mean value of its cluster.
     """
 
     key_means: Tensor
     value_means: Tensor
     log_sizes: Tensor
     value_norms: Tensor
-    value_dots: Tensor
+
+
+@dataclass(frozen=True)
+class WeightedCentroids:
+    """What stands for key cluster j in query group i, beside the plain mean key, so that the mean query loses nothing.
+
+    With ``a_t = s q_i.k_t`` and ``c = s q_i.k_j``: a row q of the group gives the cluster the softmax weight
+    ``exp(s q.k_j + log_weight_ij)`` and the value ``value_ij``, where ``exp(log_weight_ij) = sum_t exp(a_t - c)`` takes the
+    place of the size and ``value_ij = sum_t exp(a_t) v_t / sum_t exp(a_t)`` that of the mean value.
+
+    Attributes:
+        values: ``[B, H, G, C, D]``.
+        log_weights: float ``[B, H, G, C]``, minus infinity for an empty cluster; never below the log size (Jensen).
+    """
+
+    values: Tensor
+    log_weights: Tensor
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the probe centroids saw. All float.
+    """What the mean query of each group saw. All float.
 
     Attributes:
-        errors: ``[B, H, P, C]``, squared error of the output at probe centroid p when key cluster j is compensated:
-            the error of the numerator over the squared denominator of dense attention.
-        masses: ``[B, H, P, C]``, centroid attention mass ``n_j exp(s q.k_j)`` over the denominator of dense attention.
-        outputs: ``[B, H, P, D]``, dense attention at the centroid.
-        log_denominators: ``[B, H, P]``, natural logarithm of its denominator.
+        errors: ``[B, H, G, C]``, squared error of its output when key cluster j is compensated by the plain means: the
+            error of the numerator over the squared denominator of dense attention.
+        masses: ``[B, H, G, C]``, the share of its attention that compensation gives to key cluster j.
+        output_norms: ``[B, H, G]``, squared norm of its output with those masses and the plain mean values.
+        centroids: the group's own centroids, where the method uses them and the attention stage does not make them itself.
     """
 
     errors: Tensor
     masses: Tensor
-    outputs: Tensor
-    log_denominators: Tensor
+    output_norms: Tensor
+    centroids: WeightedCentroids | None = None
 
 
 @dataclass(frozen=True)
 class ExactRows:
-    """The exact keys of every routing group as a list of short runs of sorted rows, for a kernel to walk.
+    """The exact keys of every query group as a list of short runs of sorted rows, for a kernel to walk.
 
     Attributes:
         entries: int32 ``[B, H, G, capacity]``: ``32 * first_row + rows``, at most 16 rows each, zero behind the last.
@@ -249,10 +247,10 @@ class Statistics:
 
     Attributes:
         density: float32 ``[B, H]``, share of the video query-key pairs that were computed exactly.
-        group_shares: float32 ``[B, H, G]``, the same for each routing group.
+        group_shares: float32 ``[B, H, G]``, the same for each query group.
         estimated_error: float32 ``[B, H]``, root of the squared error that the probe expects of the skipped blocks over the
-            squared norm of the dense output, before the residual. A relative error of the output, errors of
-            different tokens taken as independent.
+            squared norm of the output: a relative error of the output, as compensation by plain means would make it, errors
+            of different tokens taken as independent.
     """
 
     density: Tensor
@@ -267,21 +265,21 @@ class RoutedHeads:
     Attributes:
         item: the batch item.
         heads: its heads, as a range.
-        groups, key_clusters, probe, routing: results of the stages, of shape ``[1, len(heads), ...]``.
+        query_groups, key_clusters, probe, routing: results of the stages, of shape ``[1, len(heads), ...]``.
     """
 
     item: int
     heads: range
-    groups: QueryGroups
+    query_groups: Clusters
     key_clusters: Clusters
     probe: Probe
     routing: Routing
 
     def key_shares(self) -> Tensor:
         """Float32 ``[len(heads), N]``: the share of the video queries that see each token's key exactly."""
-        sizes = self.groups.routing_sizes[0, :, :, None]
+        sizes = self.query_groups.sizes[0, :, :, None]
         by_cluster = (self.routing.exact[0] * sizes).sum(1) / sizes.sum(1)
-        return by_cluster.gather(-1, self.key_clusters.labels[0]).float()
+        return by_cluster.gather(-1, self.key_clusters.labels[0].long()).float()
 
 
 @dataclass(frozen=True)
@@ -296,18 +294,18 @@ class AttentionResult:
 class ClusterState:
     """Clusters kept from one denoising step to the next, for calls of one shape.
 
-    A call of another shape, dtype, device, settings or number of heads at once needs a new state; :func:`sparse_attention`
+    A call of another shape, dtype, device, settings or implementation needs a new state; :func:`sparse_attention`
     raises ValueError otherwise.
 
     Attributes:
         calls: calls made with this state.
         signature: shape, device and settings of those calls.
-        heads: last clusters of each chunk of heads, by (batch item, first head).
+        items: last clusters of each batch item.
     """
 
     calls: int = 0
     signature: tuple | None = None
-    heads: dict[tuple[int, int], "KeptClusters"] = field(default_factory=dict)
+    items: dict[int, "KeptClusters"] = field(default_factory=dict)
 
     def begin(self, shape: tuple, settings: Settings) -> None:
         """Take the first call's shape and settings; raise ValueError when a later call has others."""
@@ -319,7 +317,7 @@ class ClusterState:
 
     def nbytes(self) -> int:
         """Bytes of device memory held."""
-        return sum(kept.nbytes() for kept in self.heads.values())
+        return sum(kept.nbytes() for kept in self.items.values())
 
 
 @dataclass(frozen=True)
@@ -327,14 +325,13 @@ class KeptClusters:
     """What the next call starts from, in the dtype of the inputs: centroids, and labels when a later call reuses them.
 
     Attributes:
-        routing_centroids, probe_centroids, key_centroids: ``[B, H, count, D]``.
-        probe_labels, key_labels: int64 ``[B, H, N]``, or None.
+        query_centroids, key_centroids: ``[B, H, count, D]``.
+        query_labels, key_labels: integer ``[B, H, N]``, or None.
     """
 
-    routing_centroids: Tensor
-    probe_centroids: Tensor
+    query_centroids: Tensor
     key_centroids: Tensor
-    probe_labels: Tensor | None
+    query_labels: Tensor | None
     key_labels: Tensor | None
 
     def nbytes(self) -> int:

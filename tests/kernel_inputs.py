@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from svg_ear.kernels import Settings
-from svg_ear.kernels.torch_stages.cluster import cluster, group_queries
+from svg_ear.kernels.torch_stages.cluster import cluster
 from svg_ear.kernels.torch_stages.permute import permute
 from svg_ear.kernels.torch_stages.probe import probe_tokens
 from svg_ear.kernels.torch_stages.route import route
@@ -40,8 +40,7 @@ class Stages:
     v: torch.Tensor
     settings: Settings
     extra: int = 0
-    routing_count: int = 5
-    split: int = 3
+    group_count: int = 5
     key_count: int = 11
 
     def __post_init__(self):
@@ -50,15 +49,17 @@ class Stages:
         self.scale = self.q.shape[-1] ** -0.5
         self.queries, self.keys, self.values = (tensor[:, :, video] for tensor in (self.q, self.k, self.v))
         self.conditioning = Conditioning(self.k[:, :, rest], self.v[:, :, rest])
-        self.groups = group_queries(self.queries, self.routing_count, self.split, 3)
+        self.groups = cluster(self.queries, self.group_count, 3)
         self.clusters = cluster(self.keys, self.key_count, 3)
         self.sorted_keys = permute(self.keys, self.values, self.clusters)
         self.summaries = summarize(self.sorted_keys)
-        self.probe = probe_tokens(self.groups.probe.centroids, self.sorted_keys, self.conditioning, self.summaries, self.scale)
-        self.routing = route(self.probe, self.groups, self.clusters.sizes, self.settings)
+        self.probe = probe_tokens(
+            self.groups.centroids, self.sorted_keys, self.conditioning, self.summaries, self.settings.weights_centroids, self.scale
+        )
+        self.routing = route(self.probe, self.clusters, self.settings)
 
 
 def stages(settings=Settings(density=0.3), tokens=157, extra=0, **options):
     """Run all stages but the last on ``tokens`` video tokens and ``extra`` conditioning tokens behind them."""
-    counts = {name: options.pop(name) for name in ("routing_count", "split", "key_count") if name in options}
+    counts = {name: options.pop(name) for name in ("group_count", "key_count") if name in options}
     return Stages(*clustered(tokens + extra, **options), settings, extra, **counts)

@@ -6,68 +6,46 @@ import torch
 from torch import Tensor
 
 from ..numerics import inverse_or_zero
-from ..types import Probe, QueryGroups, Routing, Settings
+from ..types import Clusters, Probe, Routing, Settings
 
 
-def route(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settings) -> Routing:
-    """Rank the key clusters of every routing group and keep the best until the budget is spent.
+def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
+    """Rank the key clusters of every query group and keep the best until the budget is spent.
 
     The last block is kept when at least half of it fits, so that the budget is met on average. ``svg2`` keeps at
     least the best block of every group, because nothing else would be left to attend to.
 
     Args:
-        probe: what the probe centroids saw.
-        groups: the query groups that were probed.
-        key_sizes: int64 ``[B, H, C]``.
+        probe: what the query centroids saw.
+        clusters: the key clusters.
         settings: method, budget and ranking.
     """
-    # Where conditioning takes all attention, the video has no masses to compare.
-    priority, budget, floor = priorities_and_budgets(probe, groups, key_sizes, settings)
-    sizes = key_sizes[:, :, None].expand_as(priority)
+    priority, budget, floor = priorities_and_budgets(probe, clusters.sizes, settings)
+    sizes = clusters.sizes[:, :, None].expand_as(priority)
     exact = _best_within(priority, sizes, budget, floor)
-    return Routing(exact, (sizes * exact).sum(-1) / key_sizes.sum(-1)[:, :, None].to(priority.dtype))
+    return Routing(exact, (sizes * exact).sum(-1).to(priority.dtype) / clusters.labels.shape[2])
 
 
-def priorities_and_budgets(probe: Probe, groups: QueryGroups, key_sizes: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+def priorities_and_budgets(probe: Probe, key_sizes: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     """Priority of each block ``[B, H, G, C]``, and the most and the fewest keys that each group may compute exactly.
 
     The two are float64 ``[B, H, G]``; the fewest are reached by computing one block more where needed.
     """
-    # Where conditioning takes all attention, the video has no masses to compare.
-    masses = _sum_over_group(probe.masses, inverse_or_zero(probe.masses.sum(-1)), groups)
-    if settings.method == "svg2" or settings.probe_score == "mass":
-        priority = masses
-    else:
-        priority = _group_errors(probe, groups, settings) / key_sizes[:, :, None]
+    by_mass = settings.method == "svg2" or settings.probe_score == "mass"
+    priority = probe.masses if by_mass else probe.errors / key_sizes[:, :, None]
     sizes = key_sizes[:, :, None].expand_as(priority)
     tokens = key_sizes.sum(-1)[:, :, None]
     # One key is enough to make the best block exact.
     floor = (settings.min_share * tokens.double()).clamp(min=0 if settings.compensates else 1)
-    return priority, _budget(masses, sizes, tokens, settings), floor.expand_as(priority[..., 0])
-
-
-def _group_errors(probe: Probe, groups: QueryGroups, settings: Settings) -> Tensor:
-    """Error of skipping each block, summed over the probe groups of a routing group."""
-    if settings.probe_score == "published":
-        # The paper adds the errors of numerators as they are; relative to the group's largest they cannot overflow.
-        sizes = probe.log_denominators.unflatten(-1, (-1, groups.split))
-        scale = (2 * (sizes - sizes.amax(-1, keepdim=True))).exp().flatten(-2)
-    else:
-        scale = torch.ones_like(probe.log_denominators)
-    return _sum_over_group(probe.errors, scale, groups)
-
-
-def _sum_over_group(per_probe: Tensor, scale: Tensor, groups: QueryGroups) -> Tensor:
-    """Sum ``[B, H, P, C]`` over the probe groups of each routing group, weighted by ``scale`` ``[B, H, P]`` and their sizes."""
-    weights = (scale * groups.probe.sizes).unflatten(2, (-1, groups.split))
-    return torch.einsum("bhgp,bhgpc->bhgc", weights, per_probe.unflatten(2, (-1, groups.split)))
+    return priority, _budget(probe.masses, sizes, tokens, settings), floor.expand_as(priority[..., 0])
 
 
 def _budget(masses: Tensor, sizes: Tensor, tokens: Tensor, settings: Settings) -> Tensor:
-    """Keys that each routing group may compute exactly, float64 ``[B, H, G]``."""
+    """Keys that each query group may compute exactly, float64 ``[B, H, G]``."""
     if settings.budget == "density":
         budget = torch.full_like(masses[..., 0], settings.density, dtype=torch.float64) * tokens
     else:
+        # Where conditioning takes all attention, the video has no masses to compare.
         shares, order = (masses * inverse_or_zero(masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
         before = shares.cumsum(-1) - shares
         area = sizes.gather(-1, order) * (before < settings.top_p)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..torch_stages.cluster import _sampled_positions as sampled_positions
+from ..torch_stages.cluster import sampled_positions
 from ..types import Clusters
 from .similarity import number_by_similarity
 
@@ -15,36 +16,9 @@ from .similarity import number_by_similarity
 NEAREST_WIDE = {"ROWS": 256, "COLUMNS": 64, "num_warps": 8, "num_stages": 2}
 NEAREST = {"ROWS": 128, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 NEAREST_FLOAT32 = {"ROWS": 64, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
-CENTRE = {"ROWS": 32, "num_warps": 4}
 MEANS = {"ROWS": 16, "STAGES": 3, "num_warps": 2}
 # Sorting is by radix: half the bits, half the passes.
 LARGEST_INT16 = torch.iinfo(torch.int16).max
-
-
-@triton.jit(do_not_specialize=["clusters", "padded"])
-def _centre(
-    centroids, mean, relative, bias,
-    clusters, padded,
-    D: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Centroids relative to their mean, rounded to the dtype of the products, and what to subtract from the products.
-
-    |x - c|^2 without |x|^2, and with c relative to the mean centroid m: an offset common to all tokens, which keys often
-    have, must not drown the differences. The nearest centroid has the largest x(c - m) - |c - m|^2 / 2 - m(c - m).
-    """
-    i_c, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    o_c = i_c * ROWS + tl.arange(0, ROWS)  # [R]
-    o_d = tl.arange(0, D)  # [D]
-    m_c = o_c < clusters  # [R]
-    b_mean = tl.load(mean + i_h * D + o_d)  # [D]
-    b_c = tl.load(centroids + (i_h * clusters + o_c)[:, None] * D + o_d, m_c[:, None], other=0.0).to(tl.float32)  # [R, D]
-    b_c = tl.where(m_c[:, None], b_c - b_mean, 0.0).to(relative.dtype.element_ty)  # [R, D]
-    # From the rounded values, so that scores are distances to one definite point.
-    b_r = b_c.to(tl.float32)  # [R, D]
-    b_bias = tl.sum(b_r * (0.5 * b_r + b_mean), 1)  # [R]
-    m_pad = o_c < padded  # [R]
-    tl.store(relative + (i_h * padded + o_c)[:, None] * D + o_d, b_c, m_pad[:, None])
-    tl.store(bias + i_h * padded + o_c, tl.where(m_c, b_bias, float("inf")), m_pad)
 
 
 @triton.jit
@@ -61,7 +35,10 @@ def _nearest(
     heads, tokens, clusters, padded,
     D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The nearest centroid of ROWS tokens of one head: products and a running argmax, ties to the lower label."""
+    """The nearest centroid of ROWS tokens of one head: products and a running argmax, ties to the lower label.
+
+    |x - c|^2 without |x|^2: the nearest has the largest x(c - m) - |c - m|^2 / 2 - m(c - m), for any m.
+    """
     i_n, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     o_n = i_n.to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [R]
     o_d = tl.arange(0, D)  # [D]
@@ -120,8 +97,8 @@ def _means(
     tl.store(means + p_mean, tl.where(i_stop > i_start, b_mean, b_previous))
 
 
-def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | None = None) -> Clusters:
-    """Euclidean k-means with a fixed number of iterations (Lloyd's algorithm).
+def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | None = None, metric: Tensor | None = None) -> Clusters:
+    """k-means with a fixed number of iterations (Lloyd's algorithm).
 
     Deterministic: the first centroids are tokens at a stride near the golden section of the sequence, sums run in a fixed
     order, and ties go to the lower cluster. Products are in the dtype of the tokens (tf32 for float32), sums in float32.
@@ -132,6 +109,7 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
         iterations: assignments, each followed by an update of the means, so that centroids are exact means.
         centroids: ``[B, H, count, D]`` of any dtype to start from; None samples tokens, and numbers the clusters so that
             similar ones are neighbours, because selected neighbours make one run of rows for the attention kernel.
+        metric: symmetric ``[B, H, D, D]``; the squared distance of x from c is ``(x - c)^T metric (x - c)``. None is Euclidean.
 
     Returns:
         The clusters, labels in int32.
@@ -143,7 +121,7 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
     for iteration in range(iterations):
         if not warm and iteration == iterations - 1:
             centroids = number_by_similarity(centroids)
-        clusters = cluster_from_labels(tokens, _nearest_labels(tokens, centroids), centroids)
+        clusters = cluster_from_labels(tokens, _nearest_labels(tokens, centroids, metric), centroids)
         centroids = clusters.centroids
     return clusters
 
@@ -166,25 +144,23 @@ def _nearest_tiles(tokens: Tensor) -> dict[str, int]:
     return NEAREST_WIDE if nvidia and torch.cuda.get_device_capability(tokens.device)[0] in (9, 10) else NEAREST
 
 
-def _nearest_labels(tokens: Tensor, centroids: Tensor) -> Tensor:
+def _nearest_labels(tokens: Tensor, centroids: Tensor, metric: Tensor | None) -> Tensor:
     """Int32 ``[B, H, N]``: the nearest centroid of every token."""
     batch, heads, length, dim = tokens.shape
     count = centroids.shape[2]
     tiles = _nearest_tiles(tokens)
-    padded = triton.cdiv(count, tiles["COLUMNS"]) * tiles["COLUMNS"]
-    relative = tokens.new_empty(batch, heads, padded, dim)
-    bias = tokens.new_empty(batch, heads, padded, dtype=torch.float32)
+    padding = -count % tiles["COLUMNS"]
+    # Relative to the mean centroid: an offset common to all tokens, which keys often have, must not drown the differences.
+    mean = centroids.mean(dim=2, keepdim=True, dtype=torch.float32)
+    relative = centroids - mean
+    scaled = (relative if metric is None else relative @ metric).to(tokens.dtype)
+    # From the rounded values, so that scores are distances to one definite point.
+    bias = (scaled.float() * (relative / 2 + mean)).sum(-1)
     labels = tokens.new_empty(batch, heads, length, dtype=torch.int32)
-    mean = centroids.mean(dim=2, dtype=torch.float32)
-    _centre[(triton.cdiv(padded, CENTRE["ROWS"]), batch * heads)](
-        centroids.contiguous(), mean, relative, bias,
-        count, padded,
-        D=dim, **CENTRE,
-    )  # fmt: skip
     _nearest[(triton.cdiv(length, tiles["ROWS"]), batch * heads)](
         tokens, *tokens.stride()[:3],
-        relative, bias, labels,
-        heads, length, count, padded,
+        F.pad(scaled, (0, 0, 0, padding)), F.pad(bias, (0, padding), value=torch.inf), labels,
+        heads, length, count, count + padding,
         D=dim, **tiles,
     )  # fmt: skip
     return labels

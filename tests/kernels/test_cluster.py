@@ -3,7 +3,8 @@ import torch
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import Settings, reference
 from svg_ear.kernels.counts import cluster_counts
-from svg_ear.kernels.torch_stages.cluster import cluster, cluster_from_labels, group_queries
+from svg_ear.kernels.metric import key_metric
+from svg_ear.kernels.torch_stages.cluster import cluster, cluster_from_labels
 
 
 def starts(tokens, count):
@@ -22,25 +23,20 @@ def test_matches_the_reference(tokens, dtype):
     assert relative_error(found.centroids, expected.centroids) < (1e-12 if dtype == torch.float64 else 1e-6)
 
 
-@pytest.mark.parametrize("split", [1, 4])
-def test_query_groups_match_the_reference(split):
-    queries, _, _ = clustered(301, heads=3)
-    routing, probe = starts(queries, 6), starts(queries, 6 * split)
-    if split == 1:
-        probe = routing
-    found = group_queries(queries, 6, split, 2, routing, probe)
-    expected = reference.group_queries(queries, 2, routing, probe)
-    assert torch.equal(found.probe.labels, expected.probe.labels)
-    assert relative_error(found.probe.centroids, expected.probe.centroids) < 1e-12
-    assert relative_error(found.routing_centroids, expected.routing_centroids) < 1e-12
+def test_a_metric_weighs_directions_as_the_reference_does():
+    queries, keys, _ = clustered(301, heads=3)
+    clusters = cluster(keys, 17, 3)
+    metric = key_metric(clusters)
+    torch.testing.assert_close(metric, reference.key_metric(clusters))
+    centroids = starts(queries, 9)
+    found, expected = cluster(queries, 9, 3, centroids, metric), reference.cluster(queries, 3, centroids, metric)
+    assert torch.equal(found.labels, expected.labels)
+    assert not torch.equal(found.labels, cluster(queries, 9, 3, centroids).labels)
 
 
-def test_probe_groups_refine_routing_groups():
-    queries, _, _ = clustered(400)
-    groups = group_queries(queries, 7, 5, 3)
-    routing = cluster(queries, 7, 3)
-    assert torch.equal(groups.probe.labels // 5, routing.labels)
-    assert torch.equal(groups.routing_sizes, routing.sizes)
+def test_identical_keys_leave_the_metric_euclidean():
+    keys = torch.ones(1, 2, 50, 64)
+    assert torch.equal(key_metric(cluster(keys, 5, 2)), torch.eye(64).expand(1, 2, 64, 64))
 
 
 def test_centroids_are_exact_means_and_order_is_sorted():
@@ -92,12 +88,12 @@ def test_identical_tokens_share_one_cluster():
 
 @pytest.mark.parametrize(
     ("tokens", "counts"),
-    [(1, (1, 1, 1)), (1_680, (53, 2, 105)), (7_920, (130, 4, 495)), (32_760, (130, 8, 1000)), (75_600, (300, 8, 1000))],
+    [(1, (1, 1)), (1_680, (105, 105)), (7_920, (260, 495)), (32_760, (260, 512)), (75_600, (300, 600))],
 )
 def test_automatic_counts_follow_the_token_count(tokens, counts):
     assert cluster_counts(tokens, Settings()) == counts
 
 
 def test_counts_asked_for_are_clamped():
-    assert cluster_counts(10, Settings(query_clusters=300, key_clusters=1000)) == (10, 1, 10)
-    assert cluster_counts(5_000, Settings(query_clusters=20, probe_clusters=1, key_clusters=66)) == (20, 1, 66)
+    assert cluster_counts(10, Settings(query_clusters=300, key_clusters=1000)) == (10, 10)
+    assert cluster_counts(5_000, Settings(query_clusters=20, key_clusters=66)) == (20, 66)

@@ -1,16 +1,22 @@
 """Kernels compile for GPUs that are not here, without spilling registers."""
 
 import sys
+from importlib import import_module
 
 import pytest
 from offline_compile import Case, compile_offline
+from svg_ear.kernels import tuning
 
 pytest.importorskip("triton")
-from svg_ear.kernels.triton_stages import cluster, permute, summarize  # noqa: E402
+# The package exports functions under the names of these modules.
+STAGES = "svg_ear.kernels.triton_stages."
+NAMES = ("attend", "cluster", "dense", "permute", "probe", "route", "summarize")
+attend, cluster, dense, permute, probe, route, summarize = (import_module(STAGES + name) for name in NAMES)
 
 CAPABILITIES = (80, 89, 90)
+ALL_CAPABILITIES = (*CAPABILITIES, 100, 120)
 # Shared memory of one block: 99 KiB on the smaller of these chips.
-SHARED = {80: 163, 89: 99, 90: 227}
+SHARED = {80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 ROWS = {"batch": "i32", "head": "i32", "row": "i32"}
 
 
@@ -29,11 +35,6 @@ def kernels(kind, dim, capability):
     x, sorting = strided("x", kind), {"order": "*i64", "offsets": "*i64"}
     return [
         (
-            cluster, "_centre",
-            {"centroids": "*fp32", "mean": "*fp32", "relative": kind, "bias": "*fp32"} | ints("clusters", "padded"),
-            {"D": dim} | cluster.CENTRE,
-        ),
-        (
             cluster, "_nearest",
             x | {"relative": kind, "bias": "*fp32", "labels": "*i32"} | ints("heads", "tokens", "clusters", "padded"),
             {"D": dim} | nearest,
@@ -50,7 +51,7 @@ def kernels(kind, dim, capability):
         ),
         (
             summarize, "_summarize",
-            {"v": kind, "offsets": "*i64", "means": "*fp32", "norms": "*fp32", "dots": "*fp32"} | ints("tokens", "clusters"),
+            {"v": kind, "offsets": "*i64", "means": "*fp32", "norms": "*fp32"} | ints("tokens", "clusters"),
             {"D": dim} | summarize.SUMMARIZE,
         ),
     ]  # fmt: skip
@@ -64,6 +65,72 @@ def test_clustering_permuting_and_summarizing_spill_nothing(kind, dim):
         for capability in CAPABILITIES
         for module, kernel, signature, constexprs in kernels(kind, dim, capability)
     ]
+    for case, usage in zip(cases, compile_offline(cases)):
+        print(case.kernel, case.capability, usage)
+        assert usage["stack"] == 0, case
+        assert usage["shared"] <= SHARED[case.capability] * 1024, case
+
+
+def rows(name, kind):
+    return {name: kind, f"{name}_head": "i32", f"{name}_row": "i32"}
+
+
+def tiled(tiles):
+    return {"ROWS": tiles.rows, "KEYS": tiles.keys, "STAGES": tiles.stages, "num_warps": tiles.warps}
+
+
+def attention_kernels(kind, dim, attend_tiles, probe_tiles):
+    """The kernels of the other stages, for one dtype."""
+    extra = {
+        name: size for name in ("extra_k", "extra_v") for name, size in ((name, kind), (f"{name}_head", "i32"), (f"{name}_row", "i32"))
+    }
+    q = rows("q", kind)
+    tiles = dict.fromkeys(("tile_owners", "tile_starts", "tile_stops", "tile_bounds"), "*i32")
+    tables = dict.fromkeys(("at_means", "log_errors", "log_masses"), "*fp32")
+    return [
+        (
+            attend, "_attend",
+            q | {"k": kind, "v": kind} | extra | {"key_means": kind, "values": kind, "weights": "*fp32", "exact": "*u8", "entries": "*i32"}
+            | {"counts": "*i32", "order": "*i64", "tile_groups": "*i32", "tile_starts": "*i32", "tile_stops": "*i32"}
+            | rows("out", kind) | {"scale": "fp32"}
+            | ints("own_row", "tokens", "clusters", "groups", "extra", "capacity", "tiles"),
+            {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled(attend_tiles),
+        ),
+        (
+            dense, "_dense",
+            q | rows("k", kind) | rows("v", kind)
+            | dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | {"scale": "fp32"} | ints("queries", "keys", "parts"),
+            {"D": dim, "AT_ONCE": dense.KEYS_AT_ONCE} | tiled(attend_tiles),
+        ),
+        (
+            probe, "_probe",
+            dict.fromkeys(("centroids", "k", "v", "own_values"), kind) | {"norms": "*fp32", "value_means": "*fp32", "cluster_starts": "*i64"}
+            | tiles | tables | {"scale": "fp32"} | ints("groups", "clusters", "keys", "tiles", "clusters_at_once"),
+            {"D": dim, "OWN": True} | tiled(probe_tiles),
+        ),
+        (
+            probe, "_finish",
+            tables | dict.fromkeys(("log_sizes", "extra_log_sums", "errors", "masses", "log_weights", "log_denominators"), "*fp32")
+            | ints("groups", "clusters"),
+            {"WEIGHTED": True} | probe.FINISH,
+        ),
+        (
+            route, "_select",
+            {"priorities": "*fp32", "offsets": "*i64", "exact": "*u8"}
+            | dict.fromkeys(("budgets", "floors", "entries", "counts", "rows"), "*i32") | ints("clusters", "groups", "capacity"),
+            {"LOG_C": 10, "GRANULE": route.GRANULE, "PADDING": route.PADDING, "SLOTS": route.SLOTS, "num_warps": route.WARPS},
+        ),
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the assembler comes with triton on Linux")
+@pytest.mark.parametrize(("kind", "dim"), [("*bf16", 128), ("*fp16", 64), ("*fp32", 128)])
+def test_probing_routing_and_attending_spill_nothing(kind, dim):
+    cases = []
+    for capability in ALL_CAPABILITIES if kind == "*bf16" else CAPABILITIES:
+        tiles = (tuning.FLOAT32, tuning.FLOAT32) if kind == "*fp32" else (tuning.ATTEND[capability], tuning.PROBE[capability])
+        for module, kernel, signature, constexprs in attention_kernels(kind, dim, *tiles):
+            cases.append(Case(module.__name__, kernel, signature, constexprs, capability))
     for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)
         assert usage["stack"] == 0, case

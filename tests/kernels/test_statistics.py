@@ -8,17 +8,16 @@ from svg_ear.kernels.statistics import measure
 def test_density_counts_pairs():
     case = stages(Settings(density=0.2), tokens=301)
     found = measure(case.routing, case.probe, case.groups)
-    labels = case.groups.probe.labels // case.split
+    labels = case.groups.labels
     pairs = torch.take_along_dim(case.routing.exact, labels[..., None], dim=2) * case.clusters.sizes[:, :, None]
     torch.testing.assert_close(found.density, (pairs.sum((-1, -2)) / 301**2).float())
 
 
 def test_estimated_error_is_measured_at_the_centroids():
-    case = stages(Settings(density=0.0, residual=False), tokens=301, split=1, routing_count=7, key_count=1)
+    case = stages(Settings(density=0.0, weighted_centroids=False), tokens=301, group_count=7, key_count=1)
     found = measure(case.routing, case.probe, case.groups).estimated_error
     rows = case.probe.errors.sum(-1)
-    norms = case.probe.outputs.square().sum(-1)
-    sizes = case.groups.probe.sizes
+    norms, sizes = case.probe.output_norms, case.groups.sizes
     torch.testing.assert_close(found, ((rows * sizes).sum(-1) / (norms * sizes).sum(-1)).sqrt().float())
 
 

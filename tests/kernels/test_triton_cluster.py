@@ -142,7 +142,7 @@ def test_nothing_waits_for_the_gpu():
 
 @on_gpu
 def test_a_new_length_compiles_nothing():
-    kernels = (stage._centre, stage._nearest, stage._means)
+    kernels = (stage._nearest, stage._means)
 
     def compiled():
         return [sum(len(cache[0]) for cache in kernel.device_caches.values()) for kernel in kernels]

@@ -7,7 +7,7 @@ from svg_ear.kernels import SequenceLayout, Settings
     [
         (dict(method="svg3"), "method is 'svg3'; choose one of svg-ear, svg2"),
         (dict(budget="all"), "budget is 'all'; choose one of density, top-p"),
-        (dict(probe_score="best"), "choose one of normalized, published, mass"),
+        (dict(probe_score="best"), "choose one of error, mass"),
         (dict(density=1.5), "density is 1.5; it is a share"),
         (dict(top_p=-0.1), "top_p is -0.1"),
         (dict(key_clusters=-1), "key_clusters is -1; it must be at least 0"),

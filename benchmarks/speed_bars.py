@@ -1,0 +1,139 @@
+"""What the figures of a run are held against, and the length from which sparse attention pays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .speed_inputs import SWEEP
+from .speed_methods import BASELINE, OURS, sol_name
+
+Row = Mapping[str, object]
+
+# Least speed-up over cuDNN SDPA by shape and density.
+SPEEDUPS = {("wan-720p", 0.1): 3.9, ("wan-720p", 0.05): 5.2, ("wan-720p", 0.2): 2.3, ("hunyuan-720p", 0.1): 4.0, ("wan-480p", 0.1): 2.4}
+REFERENCE = ("wan-720p", 0.1)
+# The kind of data that the picture shows.
+DRAWN = "structured"
+USEFUL_TFLOPS = 350
+SMALL_STAGES = ("permute", "summarize", "probe", "route")
+SMALL_STAGES_SHARE = 0.2
+EXTRA_OVER_INPUTS = 1.5
+FIRST_CALL_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value and the least (``least``) or the most that it may be; None where the run did not measure it."""
+
+    what: str
+    value: float | None
+    limit: float
+    least: bool
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the value is within the limit; None where it was not measured."""
+        if self.value is None:
+            return None
+        return self.value >= self.limit if self.least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        verdict = {True: "ok    ", False: "MISSED", None: "not measured"}[self.passed]
+        value = "" if self.value is None else f" {self.value:.3g}"
+        return f"{verdict} {self.what}:{value} ({'at least' if self.least else 'at most'} {self.limit:.3g})"
+
+
+def bars(rows: Sequence[Row], min_tokens: int, densities: Collection[float]) -> list[Bar]:
+    """Every bar, measured or not.
+
+    Args:
+        rows: of the bench, numbers or their text. All bars but the one against Sol-Attn, whose exact share depends on the
+            data, are about the first kind of data.
+        min_tokens: the length from which the node computes sparsely.
+        densities: those of the node's presets.
+    """
+    kinds = dict.fromkeys(row["data"] for row in rows) or {DRAWN: None}
+    every, rows = rows, [row for row in rows if row["data"] == next(iter(kinds))]
+    found = [
+        Bar(f"{shape} at density {density}: speed-up over {BASELINE}", number(ours(rows, shape, density), "speedup"), least, True)
+        for (shape, density), least in SPEEDUPS.items()
+    ]
+    call = ours(rows, *REFERENCE)
+    where = f"{REFERENCE[0]} at density {REFERENCE[1]}"
+    milliseconds = number(call, "ms")
+    small = [number(call, f"{name}_ms") for name in SMALL_STAGES]
+    for kind in kinds:
+        same = [row for row in every if row["data"] == kind]
+        peer = _only(same, shape=REFERENCE[0], method=sol_name(1.3))
+        ratio = _ratio(number(ours(same, *REFERENCE), "ms"), number(peer, "ms"))
+        found.append(Bar(f"{where}, {kind} data: time over that of {sol_name(1.3)}", ratio, 1.0, False))
+    found += [
+        Bar(f"{where}: useful TFLOP/s of attend", number(call, "attend_useful_tflops"), USEFUL_TFLOPS, True),
+        Bar(f"{where}: k-means of q and k over flash_kmeans", _cluster_ratio(rows, REFERENCE[0]), 1.0, False),
+        Bar(
+            f"{where}: share of {', '.join(SMALL_STAGES)}",
+            None if None in small else _ratio(sum(small), milliseconds),
+            SMALL_STAGES_SHARE,
+            False,
+        ),
+        Bar(f"{where}: extra memory over q, k and v", number(call, "extra_over_inputs"), EXTRA_OVER_INPUTS, False),
+    ]
+    checked = [row["host_synchronisation"] for row in rows if row.get("host_synchronisation")]
+    found.append(Bar("calls that make the host wait", sum(text != "none" for text in checked) if checked else None, 0, False))
+    preset = [row for row in rows if row["method"] == OURS and number(row, "density") in densities]
+    long = [number(row, "speedup") for row in preset if number(row, "tokens") >= min_tokens]
+    lowest = min((speedup for speedup in long if speedup), default=None)
+    found.append(Bar(f"lowest speed-up of a preset from min_tokens ({min_tokens}) on", lowest, 1.0, True))
+    return found
+
+
+def break_even(rows: Iterable[Row], density: float) -> float | None:
+    """Tokens at which ours and the baseline take the same time in the sweep, interpolated in logarithms.
+
+    The shortest length of the sweep when ours is faster everywhere, infinity when it is slower at the longest, None
+    without a sweep.
+    """
+    names = {shape.name for shape in SWEEP}
+    points = sorted(
+        (number(row, "tokens"), number(row, "speedup"))
+        for row in rows
+        if row["shape"] in names and row["method"] == OURS and number(row, "density") == density and number(row, "speedup")
+    )
+    slower = [i for i, (_, speedup) in enumerate(points) if speedup < 1]
+    if not slower:
+        return points[0][0] if points else None
+    if slower[-1] == len(points) - 1:
+        return math.inf
+    (low, below), (high, above) = points[slower[-1]], points[slower[-1] + 1]
+    return low * (high / low) ** (math.log(1 / below) / math.log(above / below))
+
+
+def ours(rows: Iterable[Row], shape: str, density: float) -> Row | None:
+    """The row of a whole call of ours."""
+    return _only((row for row in rows if number(row, "density") == density), shape=shape, method=OURS)
+
+
+def _only(rows: Iterable[Row], **columns: str) -> Row | None:
+    """The first row with these values, or None."""
+    return next((row for row in rows if all(row.get(name) == value for name, value in columns.items())), None)
+
+
+def number(row: Row | None, column: str) -> float | None:
+    """The number in ``column``; None without a row or where it is empty."""
+    value = None if row is None else row.get(column)
+    return None if value in (None, "") else float(value)
+
+
+def _ratio(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value / other
+
+
+def _cluster_ratio(rows: Sequence[Row], shape: str) -> float | None:
+    """Time of ours over that of flash_kmeans for the same clusters of queries and keys."""
+    peers = {row["method"]: number(row, "ms") for row in rows if row["shape"] == shape and row["method"].startswith("flash_kmeans ")}
+    same = [_only(rows, shape=shape, method=name.replace("flash_kmeans", OURS, 1)) for name in peers]
+    if not peers or None in same:
+        return None
+    return sum(number(row, "ms") for row in same) / sum(peers.values())

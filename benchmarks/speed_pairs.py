@@ -1,0 +1,99 @@
+"""How much arithmetic a call asks for, counted in query-key pairs: each takes 4 * head_dim FLOP (QK and PV)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from . import pack
+from .speed_inputs import HEAD_DIM
+
+pack.load()
+from svg_ear.kernels import RoutedHeads  # noqa: E402
+from svg_ear.kernels.tuning import Tiles  # noqa: E402
+
+FLOP_PER_PAIR = 4 * HEAD_DIM
+# Keys of an entry in the list of exact rows.
+GRANULE = 16
+SOL_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Query-key pairs of one call, all heads.
+
+    Attributes:
+        exact: pairs of tokens computed exactly, conditioning keys among them.
+        tail: pairs of a query and the centroid of a cluster that it does not see exactly.
+        processed: what the attention kernel multiplies for them: rows and keys in whole tiles, runs of exact keys in whole
+            granules, and every centroid, those of exact clusters too.
+    """
+
+    exact: int = 0
+    tail: int = 0
+    processed: int = 0
+
+    @property
+    def useful(self) -> int:
+        """Pairs that the result needs."""
+        return self.exact + self.tail
+
+    def __add__(self, other: Pairs) -> Pairs:
+        return Pairs(self.exact + other.exact, self.tail + other.tail, self.processed + other.processed)
+
+
+def routed_pairs(routed: RoutedHeads, conditioning: int, tiles: Tiles) -> Pairs:
+    """Pairs of the video queries of ``routed`` over video keys, centroids and ``conditioning`` keys. Waits for the GPU."""
+    rows = routed.query_groups.sizes.long()
+    sizes, exact = routed.key_clusters.sizes.long(), routed.routing.exact
+    keys = (exact * sizes[:, :, None]).sum(-1) + conditioning
+    centroids = (~exact & (sizes > 0)[:, :, None]).sum(-1)
+    listed = sum(_up(count, tiles.keys) for count in (_granules(exact, sizes) * GRANULE, sizes.shape[-1], conditioning))
+    return Pairs(*(int((rows * columns).sum()) for columns in (keys, centroids)), int((_up(rows, tiles.rows) * listed).sum()))
+
+
+def _granules(exact: Tensor, sizes: Tensor) -> Tensor:
+    """int64 ``[B, H, G]``: granules that cover the exact clusters, when clusters that follow each other are one run."""
+    open_ = exact | (sizes == 0)[:, :, None]
+    run = (open_ & ~pad(open_, (1, 0))[..., :-1]).cumsum(-1)
+    lengths = torch.zeros_like(run).scatter_add_(-1, (run - 1).clamp(min=0), exact * sizes[:, :, None])
+    return (_up(lengths, GRANULE) // GRANULE).sum(-1)
+
+
+def _up(value, multiple: int):
+    """``value`` rounded up."""
+    return -(-value // multiple) * multiple
+
+
+def sol_attn_share(q: Tensor, k: Tensor, tau: float, always: int = 0) -> float:
+    """Share of the key blocks that Sol-Attn's published rule (arXiv 2607.24027) computes exactly.
+
+    A block of 64 keys is exact for a block of 64 queries when the score of their means exceeds ``tau`` standard deviations
+    of such scores, when both are neighbours, or when one of them is among the first ``always`` blocks. The tokens that
+    ``token_aug`` adds are not counted: at most 256 a query block.
+
+    Args:
+        q, k: ``[1, H, L, D]``.
+    """
+    exact = total = 0
+    for head in range(q.shape[1]):
+        queries, keys = (_block_means(tensor[0, head]) for tensor in (q, k))
+        keys = keys - keys.mean(0)
+        deviation = (queries.square() @ keys.square().mean(0)).sqrt()
+        blocks = torch.arange(len(keys), device=q.device)
+        chosen = queries @ keys.T > tau * deviation[:, None]
+        chosen |= (blocks[:, None] - blocks).abs() <= 1
+        chosen |= torch.minimum(blocks[:, None], blocks) < always
+        exact, total = exact + chosen.sum(), total + chosen.numel()
+    return float(exact / total)
+
+
+def _block_means(tokens: Tensor) -> Tensor:
+    """Float means ``[ceil(L / 64), D]`` of consecutive blocks of ``[L, D]``."""
+    blocks = pad(tokens.float(), (0, 0, 0, -len(tokens) % SOL_BLOCK)).unflatten(0, (-1, SOL_BLOCK)).sum(1)
+    counts = torch.full((len(blocks), 1), SOL_BLOCK, device=tokens.device)
+    counts[-1] -= -len(tokens) % SOL_BLOCK
+    return blocks / counts

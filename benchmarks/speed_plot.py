@@ -1,0 +1,102 @@
+"""The picture of a speed CSV: speed-up by model, and time by length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+from .speed_bars import DRAWN, Row, number  # noqa: E402
+from .speed_inputs import MODELS, SWEEP  # noqa: E402
+from .speed_methods import BASELINE, FLASH, INT8, OURS, sol_name  # noqa: E402
+
+MODEL_LABELS = {
+    "wan-720p": "Wan 14B 720p\n75,600 tokens",
+    "hunyuan-720p": "HunyuanVideo 720p\n118,800 + 256",
+    "wan-480p": "Wan 14B 480p\n32,760",
+    "wan-5b-720p": "Wan 5B 720p\n27,280",
+}
+# Method, density, label and colour of what is drawn.
+SERIES = (
+    (FLASH, None, "SDPA flash, dense", "#c7c7c7"),
+    (INT8, None, "comfy_kitchen int8, dense", "#9a9a9a"),
+    (sol_name(1.3), None, "sol_attn tau 1.3, aug 256", "#e0a458"),
+    (OURS, 0.2, "SVG-EAR, 20 % exact", "#a9c9ea"),
+    (OURS, 0.1, "SVG-EAR, 10 % exact", "#4a90d9"),
+    (OURS, 0.05, "SVG-EAR, 5 % exact", "#1d4f8c"),
+)
+
+
+def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
+    """Write ``stem`` with ``.png`` and ``.svg``; returns their paths. Draws the structured data; what is absent is left out.
+
+    Raises ValueError without any row to draw.
+    """
+    rows = [row for row in rows if row["part"] == "attention" and row["data"] == DRAWN and number(row, "ms")]
+    models = [shape for shape in MODELS if any(row["shape"] == shape.name for row in rows)]
+    lengths = [shape for shape in SWEEP if any(row["shape"] == shape.name for row in rows)]
+    panels = [(_speedups, models), (_times, lengths)]
+    panels = [(panel, shapes) for panel, shapes in panels if shapes]
+    if not panels:
+        raise ValueError("no row of a whole call on structured data: run the bench first, or name the folder of its results")
+    # Fixed ids and no date, so that the same figures give the same file.
+    with pyplot.rc_context({"font.size": 9, "svg.hashsalt": "speed", "svg.fonttype": "none"}):
+        figure, axes = pyplot.subplots(1, len(panels), figsize=(6.2 * len(panels), 4), squeeze=False, layout="constrained")
+        for axis, (panel, shapes) in zip(axes[0], panels):
+            panel(axis, rows, [shape.name for shape in shapes])
+        figure.suptitle(f"{rows[0]['hardware']}, bfloat16, torch {rows[0]['torch']}", fontsize=9)
+        paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(paths[0], dpi=160)
+        figure.savefig(paths[1], metadata={"Date": None})
+        pyplot.close(figure)
+    return paths
+
+
+def _speedups(axis, rows: Sequence[Row], shapes: list[str]) -> None:
+    width = 0.8 / len(SERIES)
+    for place, (method, density, label, colour) in enumerate(SERIES):
+        found = [(position, _figure(rows, shape, method, density, "speedup")) for position, shape in enumerate(shapes)]
+        found = [(position, value) for position, value in found if value]
+        if not found:
+            continue
+        offset = (place - (len(SERIES) - 1) / 2) * width
+        bars = axis.bar([position + offset for position, _ in found], [value for _, value in found], width, label=label, color=colour)
+        axis.bar_label(bars, fmt="%.1f", fontsize=6, padding=1)
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set_xticks(range(len(shapes)), [MODEL_LABELS[shape] for shape in shapes])
+    axis.set_ylabel("speed-up of an attention call over cuDNN SDPA")
+    _finish(axis)
+
+
+def _times(axis, rows: Sequence[Row], shapes: list[str]) -> None:
+    for method, density, label, colour in ((BASELINE, None, "SDPA cuDNN, dense", "black"), *SERIES):
+        found = [(row, _figure(rows, row, method, density, "ms")) for row in shapes]
+        points = [(_tokens(rows, shape), value) for shape, value in found if value]
+        if points:
+            axis.plot(*zip(*points), marker="o", markersize=3, label=label, color=colour)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks([_tokens(rows, shape) for shape in shapes], shapes)
+    axis.set_xlabel("tokens (12 heads)")
+    axis.set_ylabel("milliseconds of an attention call")
+    _finish(axis)
+
+
+def _finish(axis) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+
+
+def _tokens(rows: Sequence[Row], shape: str) -> float:
+    return next(number(row, "tokens") for row in rows if row["shape"] == shape)
+
+
+def _figure(rows: Sequence[Row], shape: str, method: str, density: float | None, column: str) -> float | None:
+    """The value of one series at one shape, None where it was not measured."""
+    found = [row for row in rows if row["shape"] == shape and row["method"] == method and number(row, "density") == density]
+    return number(found[0], column) if found else None

@@ -1,0 +1,139 @@
+"""Exact rows and compensated centroids in one softmax."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..numerics import LOG2_E
+from ..tuning import attend_tiles
+from ..types import Clusters, Conditioning, Probe, Routing, Settings, SortedKeys, Summaries
+from .route import GRANULE
+from .softmax import softmax_step
+from .tiles import cut
+
+
+@triton.jit(do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "tiles", "own_row"])
+def _attend(
+    q, q_head, q_row,
+    k, v,
+    extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row,
+    key_means, values, weights, own_row,
+    exact, entries, counts,
+    order, tile_groups, tile_starts, tile_stops,
+    out, out_head, out_row,
+    scale, tokens, clusters, groups, extra, capacity, tiles,
+    D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """ROWS queries of one group of one head.
+
+    ``own_row`` is 1 when every group has its own centroid values and weights, 0 when those of a head serve all its groups.
+    """
+    i_tile, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_group = tl.load(tile_groups + i_h * tiles + i_tile)
+    if i_group >= groups:
+        return
+    o_row = tl.load(tile_starts + i_h * tiles + i_tile) + tl.arange(0, ROWS)  # [R], place in the order
+    m_row = o_row < tl.load(tile_stops + i_h * tiles + i_tile)  # [R]
+    o_d = tl.arange(0, D)  # [D]
+    o_key = tl.arange(0, KEYS)  # [K]
+    i_token = tl.load(order + i_h * tokens + o_row, m_row, other=0).to(tl.int64)  # [R]
+    b_q = tl.load(q + i_h * q_head + i_token[:, None] * q_row + o_d, m_row[:, None], other=0.0)  # [R, D]
+
+    # Finite, so that a tile without any visible key does not turn into inf - inf.
+    b_peak = tl.full([ROWS], -1.0e30, tl.float32)  # [R]
+    b_sum = tl.zeros([ROWS], tl.float32)  # [R]
+    b_acc = tl.zeros([ROWS, D], tl.float32)  # [R, D]
+
+    if COMPENSATE:
+        # The blocks of a group are addressed by 32 bits from here: wider indices cost registers.
+        i_own = (i_h * ((groups - 1) * own_row + 1) + i_group * own_row) * clusters
+        p_exact, p_weight = exact + (i_h * groups + i_group) * clusters, weights + i_own
+        p_mean, p_value = key_means + i_h * clusters * D, values + i_own * D
+        for i_c in tl.range(0, clusters, KEYS, num_stages=STAGES):
+            o_c = i_c + o_key  # [K]
+            m_c = o_c < clusters  # [K]
+            i_k = tl.where(m_c, o_c, 0)  # [K]
+            b_weight = tl.load(p_weight + i_k) * 1.4426950408889634  # [K]
+            b_bias = tl.where(m_c & (tl.load(p_exact + i_k) == 0), b_weight, float("-inf"))  # [K]
+            b_k = tl.load(p_mean + i_k[:, None] * D + o_d)  # [K, D]
+            b_v = tl.load(p_value + i_k[:, None] * D + o_d)  # [K, D]
+            b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
+
+    for i_t in tl.range(0, extra, KEYS, num_stages=1):
+        o_t = i_t + o_key  # [K]
+        m_t = o_t < extra  # [K]
+        i_t_row = tl.where(m_t, o_t, 0).to(tl.int64)[:, None]  # [K, 1]
+        b_k = tl.load(extra_k + i_h * extra_k_head + i_t_row * extra_k_row + o_d)  # [K, D]
+        b_v = tl.load(extra_v + i_h * extra_v_head + i_t_row * extra_v_row + o_d)  # [K, D]
+        b_bias = tl.where(m_t, 0.0, float("-inf"))  # [K]
+        b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
+
+    p_k = k + i_h * tokens * D
+    p_v = v + i_h * tokens * D
+    p_entries = entries + (i_h * groups + i_group) * capacity
+    n_entries = tl.load(counts + i_h * groups + i_group)
+    o_entry = tl.arange(0, KEYS // GRANULE)  # [E]
+    o_within = tl.arange(0, GRANULE)  # [16]
+    for i_e in tl.range(0, n_entries, KEYS // GRANULE, num_stages=STAGES):
+        # Entries are loaded narrow and spread by reshape: an index per key would be loaded by every thread of its row.
+        b_entry = tl.load(p_entries + i_e + o_entry)  # [E]
+        m_within = o_within[None, :] < (b_entry & 31)[:, None]  # [E, 16]
+        i_row = (b_entry >> 5)[:, None] + tl.where(m_within, o_within[None, :], 0)  # [E, 16]
+        i_row = tl.reshape(i_row, [KEYS])[:, None] * D  # [K, 1]
+        b_bias = tl.reshape(tl.where(m_within, 0.0, float("-inf")), [KEYS])  # [K]
+        b_k = tl.load(p_k + i_row + o_d)  # [K, D]
+        b_v = tl.load(p_v + i_row + o_d)  # [K, D]
+        b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
+
+    b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)  # [R, D]
+    tl.store(out + i_h * out_head + i_token[:, None] * out_row + o_d, b_out, m_row[:, None])
+
+
+def attend(
+    queries: Tensor,
+    groups: Clusters,
+    sorted_keys: SortedKeys,
+    conditioning: Conditioning,
+    summaries: Summaries,
+    probe: Probe,
+    routing: Routing,
+    settings: Settings,
+    scale: float,
+    output: Tensor,
+) -> None:
+    """Attention of the video queries of one batch item; every row of ``output`` is written.
+
+    Products in the input dtype (tf32 for float32), sums and exponentials in float32. Query rows are gathered and output
+    rows scattered by the kernel itself, so neither is ever permuted in memory.
+
+    Args:
+        queries: ``[1, H, N, D]``, token order, last stride 1.
+        groups, sorted_keys, conditioning, summaries, probe, routing: results of the stages before.
+        settings: whether and how skipped blocks are compensated.
+        scale: factor of the logits.
+        output: ``[1, H, N, D]``, token order, last stride 1.
+    """
+    _, heads, tokens, dim = queries.shape
+    clusters, group_count = summaries.log_sizes.shape[2], routing.exact.shape[2]
+    tiles = attend_tiles(queries.device, queries.itemsize)
+    rows = cut(groups, tiles.rows)
+    if settings.weights_centroids:
+        values, weights = probe.centroids.values, probe.centroids.log_weights
+    else:
+        values, weights = summaries.value_means.to(queries.dtype), summaries.log_sizes
+    _attend[(rows.owners.shape[-1], heads)](
+        queries, queries.stride(1), queries.stride(2),
+        sorted_keys.keys, sorted_keys.values,
+        conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
+        conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
+        summaries.key_means.to(queries.dtype), values, weights, int(settings.weights_centroids),
+        routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
+        groups.order, rows.owners, rows.starts, rows.stops,
+        output, output.stride(1), output.stride(2),
+        scale * LOG2_E, tokens, clusters, group_count, conditioning.keys.shape[2], routing.rows.entries.shape[-1], rows.owners.shape[-1],
+        D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, STAGES=tiles.stages,
+        num_warps=tiles.warps,
+    )  # fmt: skip
