@@ -13,12 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from . import results
+from .clip_metrics import psnr
 from .demo_model import sample
-from .host import AttentionHost, RoutedHeads, Settings
+from .host import AttentionHost, PackAttention, RoutedHeads, Settings
 
 SVG_EAR = Settings(density=0.1)
-PUBLISHED = replace(SVG_EAR, residual=False, probe_clusters=1, probe_score="published")
-SVG2 = Settings(density=0.1, method="svg2")
+PUBLISHED = replace(SVG_EAR, weighted_centroids=False, key_metric=False)
+SVG2 = replace(PUBLISHED, method="svg2")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class KeyShareMap:
 
 def generate(transformer, scale: Scale, seed: int, label: str, settings: Settings | None, observe=None) -> Clip:
     """Sample one clip with a progress bar."""
-    host = AttentionHost(transformer, settings, dense_steps=scale.dense_steps, dense_blocks=(0,), observe=observe)
+    attention = PackAttention(settings, observe) if settings else None
+    host = AttentionHost(transformer, attention, scale.dense_steps, dense_blocks=(0,))
     with tqdm(total=scale.steps, desc=f"{label:<24}", unit="step", leave=True) as bar:
 
         def progress(step: int, steps: int) -> None:
@@ -71,13 +73,7 @@ def generate(transformer, scale: Scale, seed: int, label: str, settings: Setting
         began = time.perf_counter()
         latents = sample.sample(transformer, seed, scale.grid, steps=scale.steps, guidance=scale.guidance, progress=progress)
         frames = sample.decode(latents)
-    return Clip(frames, host.density, host.seconds, time.perf_counter() - began)
-
-
-def psnr(frames: torch.Tensor, reference: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of uint8 frames, in dB; infinite for equal frames."""
-    error = (frames.float() - reference.float()).square().mean().item()
-    return 10 * np.log10(255**2 / error) if error else float("inf")
+    return Clip(frames, attention.density if attention else 1.0, host.seconds, time.perf_counter() - began)
 
 
 def difference(frames: torch.Tensor, reference: torch.Tensor, gain: int) -> torch.Tensor:

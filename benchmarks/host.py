@@ -1,4 +1,4 @@
-"""SVG-EAR inside diffusers' Wan transformer, so that it can be tried without ComfyUI."""
+"""Attention of diffusers' Wan transformer replaced, so that the pack can be tried and measured without ComfyUI."""
 
 from __future__ import annotations
 
@@ -8,11 +8,47 @@ from unittest.mock import patch
 
 import torch
 from diffusers.models.transformers import transformer_wan
+from torch import Tensor
 
 from . import pack
 
 pack.load()
 from svg_ear.kernels import ClusterState, RoutedHeads, Settings, sparse_attention  # noqa: E402
+
+# Layer, step, and q, k, v as [B, H, N, D]; returns the same shape.
+Attention = Callable[[int, int, Tensor, Tensor, Tensor], Tensor]
+
+
+class PackAttention:
+    """The pack's sparse attention over one clip: clusters are carried from step to step, layer by layer.
+
+    Args:
+        settings: how to route.
+        observe: called with layer, step and the routing of each call.
+
+    Attributes:
+        densities: share of exact pairs of each call.
+    """
+
+    def __init__(self, settings: Settings, observe: Callable[[int, int, RoutedHeads], None] | None = None):
+        self.settings, self.observe = settings, observe
+        self.densities: list[float] = []
+        self.states: dict[int, ClusterState] = {}
+
+    def __call__(self, layer: int, step: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        result = sparse_attention(
+            *(query, key, value),
+            self.settings,
+            state=self.states.setdefault(layer, ClusterState()),
+            observe=self.observe and (lambda routed: self.observe(layer, step, routed)),
+        )
+        self.densities.append(result.statistics.density.mean().item())
+        return result.output
+
+    @property
+    def density(self) -> float:
+        """Mean share of exact pairs over the calls."""
+        return sum(self.densities) / len(self.densities)
 
 
 class AttentionHost:
@@ -22,54 +58,41 @@ class AttentionHost:
 
     Args:
         transformer: the model; its processors are wrapped for good.
-        settings: how to route; None is dense everywhere.
+        attention: what runs in the sparse calls; None is dense everywhere.
         dense_steps: first steps that stay dense.
         dense_blocks: layers that stay dense.
-        observe: called with layer, step and the routing of each sparse call.
+
+    Attributes:
+        step: the denoising step, from 0.
+        calls, dense_calls: attention calls so far, and how many of them were dense.
+        seconds: time spent in them.
     """
 
-    def __init__(
-        self,
-        transformer,
-        settings: Settings | None = None,
-        dense_steps: int = 0,
-        dense_blocks: tuple[int, ...] = (),
-        observe: Callable[[int, int, RoutedHeads], None] | None = None,
-    ):
-        self.settings, self.dense_steps, self.dense_blocks, self.observe = settings, dense_steps, dense_blocks, observe
-        self.step = 0
+    def __init__(self, transformer, attention: Attention | None = None, dense_steps: int = 0, dense_blocks: tuple[int, ...] = ()):
+        self.attention, self.dense_steps, self.dense_blocks = attention, dense_steps, dense_blocks
+        self.step = self.calls = self.dense_calls = 0
         self.seconds = 0.0
-        self.densities: list[float] = []
-        self._states: dict[int, ClusterState] = {}
         self._dense_attention = transformer_wan.dispatch_attention_fn
         for layer, block in enumerate(transformer.blocks):
             inner = getattr(block.attn1.processor, "inner", block.attn1.processor)
             block.attn1.processor = _HostedProcessor(inner, self, layer)
 
-    def attend(self, layer: int, query, key, value, **options):
+    def is_sparse(self, layer: int) -> bool:
+        """Whether ``layer`` runs sparse in the present step."""
+        return self.attention is not None and self.step >= self.dense_steps and layer not in self.dense_blocks
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options) -> Tensor:
         """Attention of ``layer`` on ``[B, N, H, D]``, in the place of diffusers' ``dispatch_attention_fn``."""
         began = self._clock(query.device)
-        if self.settings is None or self.step < self.dense_steps or layer in self.dense_blocks:
-            output = self._dense_attention(query, key, value, **options)
+        if self.is_sparse(layer):
+            heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+            output = self.attention(layer, self.step, *heads_first).transpose(1, 2)
         else:
-            output = self._attend_sparsely(layer, query, key, value)
+            output = self._dense_attention(query, key, value, **options)
+            self.dense_calls += 1
+        self.calls += 1
         self.seconds += self._clock(query.device) - began
         return output
-
-    def _attend_sparsely(self, layer: int, query, key, value):
-        result = sparse_attention(
-            *(tensor.transpose(1, 2) for tensor in (query, key, value)),
-            self.settings,
-            state=self._states.setdefault(layer, ClusterState()),
-            observe=self.observe and (lambda routed: self.observe(layer, self.step, routed)),
-        )
-        self.densities.append(result.statistics.density.mean().item())
-        return result.output.transpose(1, 2)
-
-    @property
-    def density(self) -> float:
-        """Mean share of exact pairs over the sparse calls; 1 when there were none."""
-        return sum(self.densities) / len(self.densities) if self.densities else 1.0
 
     @staticmethod
     def _clock(device: torch.device) -> float:
