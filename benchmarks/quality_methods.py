@@ -133,6 +133,8 @@ def standard_methods(scale: Scale, device: torch.device, say: Callable[[str], No
     yield from _presets(("quality", "balanced", "fast"))
     for target in TARGETS:
         yield from _at_density(OURS, "", Settings(), target, scale)
+    smaller = Settings(query_clusters=-(-scale.tokens // SMALLER_GROUP))
+    yield from _at_density(OURS, f"{SMALLER_GROUP} queries a group, ", smaller, REFERENCE_TARGET, scale)
     published = _published(scale.tokens, PUBLISHED_GROUP)
     yield from _at_density(SVG2_COMPENSATED, "", replace(published, probe_score="mass"), REFERENCE_TARGET, scale)
     yield from _at_density(SVG2, "", replace(published, method="svg2"), REFERENCE_TARGET, scale)

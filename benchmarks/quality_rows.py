@@ -138,6 +138,8 @@ def _few_step(summaries: Sequence[Summary]) -> list[Bar]:
 
 def _best(summaries: Sequence[Summary], method: str, density: float) -> Summary | None:
     near = [s for s in summaries if s.method == method and abs(s.effective_density - density) < TOLERANCE and "top-p" not in s.setting]
+    if method == OURS:
+        near = [s for s in near if "queries a group" not in s.setting]
     return max(near, key=lambda summary: summary.psnr, default=None)
 
 
