@@ -164,7 +164,7 @@ def test_every_density_of_the_bench_can_be_met_at_full_size():
     scale = Scale((21, 30, 52), 20, 1.0, 4)
     assert scale.tokens >= FULL_SIZE
     settings = [method.setting for method in standard_methods(scale, torch.device("cpu"), lambda text: None) if method.name == OURS]
-    assert settings[-3:] == ["effective density 0.1", "effective density 0.13", "effective density 0.2"]
+    assert {"effective density 0.1", "effective density 0.13", "effective density 0.2"} < set(settings)
 
 
 def _row(method, setting, exact, effective, decibels, part="standard", cost=0.4):
