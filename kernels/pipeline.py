@@ -122,8 +122,8 @@ class _Call:
             state.items[self.item] = KeptClusters(
                 query_centroids=groups.centroids.to(q.dtype),
                 key_centroids=clusters.centroids.to(q.dtype),
-                query_labels=groups.labels if keep_labels else None,
-                key_labels=clusters.labels if keep_labels else None,
+                query_labels=_narrow(groups) if keep_labels else None,
+                key_labels=_narrow(clusters) if keep_labels else None,
             )
         return groups, clusters
 
@@ -169,6 +169,11 @@ class _Call:
         for outside in (slice(0, self.layout.video.start), slice(self.layout.video.stop, q.shape[2])):
             if outside.start < outside.stop:
                 output[:, :, outside] = self.stages.attend_dense(q[:, :, outside], keys, values, self.scale)
+
+
+def _narrow(clusters: Clusters) -> Tensor:
+    """The labels in as few bytes as their number allows: those of all layers stay in memory until the next step."""
+    return clusters.labels.to(torch.int16 if clusters.sizes.shape[2] <= torch.iinfo(torch.int16).max else torch.int32)
 
 
 def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:

@@ -8,8 +8,8 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..kernels.types import BUDGETS, METHODS
-from .options import CUSTOM, PRESETS, SCORES, Options
+from ..kernels.types import BUDGETS, METHODS, PROBE_SCORES
+from .options import CUSTOM, PRESETS, Options
 from .override import Patch
 from .record import ATTACHMENT
 
@@ -158,7 +158,7 @@ class SVGEARAttention(io.ComfyNode):
                 ),
                 _combo(
                     "probe_score",
-                    SCORES,
+                    PROBE_SCORES,
                     "How the blocks to compute exactly are ranked: by the error that estimating them would make, or by their share of "
                     "the attention (mass), however well averages fit it. Only with preset custom.",
                     advanced=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from ..kernels import Settings
-from ..kernels.types import PROBE_SCORES
 from .selection import AUTOMATIC as EVENLY
 from .selection import Selection
 from .trace import MapChoice
@@ -17,9 +16,6 @@ PRESETS = {
     "few-step": Settings(density=0.2),
 }
 CUSTOM = "custom"
-SCORES = ("error", "mass")
-# What the kernels call them, where that differs.
-_KERNEL_SCORES = {"error": "normalized"} if "error" not in PROBE_SCORES else {}
 AUTOMATIC = -1
 
 
@@ -41,9 +37,9 @@ class Options:
     kmeans_first: int = Settings.kmeans_first
     kmeans_next: int = Settings.kmeans_next
     recluster_every: int = Settings.recluster_every
-    weighted_centroids: bool = True
-    key_metric: bool = True
-    probe_score: str = "error"
+    weighted_centroids: bool = Settings.weighted_centroids
+    key_metric: bool = Settings.key_metric
+    probe_score: str = Settings.probe_score
     start_percent: float = 0.0
     end_percent: float = 1.0
     dense_first_steps: int = AUTOMATIC
@@ -78,8 +74,7 @@ class Options:
     def settings(self) -> Settings:
         """How attention is routed: the preset's settings, or with ``custom`` those of the widgets."""
         if self.preset == CUSTOM:
-            chosen = {entry.name: getattr(self, entry.name) for entry in fields(Settings) if hasattr(self, entry.name)}
-            return Settings(**chosen | {"probe_score": _KERNEL_SCORES.get(self.probe_score, self.probe_score)})
+            return Settings(**{entry.name: getattr(self, entry.name) for entry in fields(Settings)})
         preset = PRESETS[self.preset]
         return preset if self.density == 0 else replace(preset, density=self.density)
 

@@ -58,13 +58,7 @@ def error_of_code(codes):
 def _groups(routed: RoutedHeads, place: int) -> tuple[Tensor, Tensor, Tensor]:
     """Labels ``[N]``, squared errors ``[G, C]`` and squared output norms ``[G]`` of the query groups of one head."""
     probe = routed.probe
-    if hasattr(routed, "query_groups"):
-        return routed.query_groups.labels[0, place], probe.errors[0, place], probe.output_norms[0, place]
-    groups = routed.groups
-    sizes = groups.probe.sizes[0, place]
-    errors = (probe.errors[0, place] * sizes[:, None]).unflatten(0, (-1, groups.split)).sum(1)
-    norms = (probe.outputs[0, place].square().sum(-1) * sizes).unflatten(0, (-1, groups.split)).sum(1)
-    return groups.probe.labels[0, place] // groups.split, errors, norms
+    return routed.query_groups.labels[0, place], probe.errors[0, place], probe.output_norms[0, place]
 
 
 def _codes(errors: Tensor) -> Tensor:

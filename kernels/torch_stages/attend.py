@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..types import Clusters, Conditioning, Probe, Routing, Settings, SortedKeys, Summaries
 from .chunks import row_slices
+from .cluster import segment_sum
 from .probe import scaled_logits
 
 
@@ -85,7 +86,7 @@ def _centroids_of_groups(
         yield from itertools.repeat(plain, count)
         return
     # Some groups at once, because the clusters are walked in python.
-    for some in row_slices(count, (sorted_keys.keys.shape[2] + plain.values.numel()) // 2, sorted_keys.keys.device):
+    for some in row_slices(count, sorted_keys.keys.shape[2] + plain.values.numel(), sorted_keys.keys.device):
         yield from _weighted_centroids(groups.centroids[where][some], sorted_keys, plain, scale, where)
 
 
@@ -93,21 +94,35 @@ def _weighted_centroids(
     centroids: Tensor, sorted_keys: SortedKeys, plain: KeyRows, scale: float, where: tuple[int, int]
 ) -> Iterator[KeyRows]:
     """The key clusters as the mean queries ``centroids`` ``[m, D]`` see them: ``WeightedCentroids`` has the formulas."""
-    rows = (slice(where[0], where[0] + 1), slice(where[1], where[1] + 1))
-    keys, values = sorted_keys.keys[rows], sorted_keys.values[where]
-    starts = sorted_keys.clusters.offsets[where].tolist()
-    weights = scaled_logits(centroids[None, None], keys, scale)[0, 0]
-    at_means = scale * centroids @ plain.keys.T
-    log_weights = torch.full_like(at_means, -torch.inf)
-    means = centroids.new_zeros(*at_means.shape, values.shape[-1])
-    for cluster, (start, stop) in enumerate(zip(starts, starts[1:])):
-        if start < stop:
-            part = weights[:, start:stop]
-            log_sums = part.logsumexp(-1)
-            log_weights[:, cluster] = log_sums - at_means[:, cluster]
-            torch.matmul(part.sub_(log_sums[:, None]).exp_(), values[start:stop].to(part.dtype), out=means[:, cluster])
-    for own_log_weights, own_values in zip(log_weights, means):
-        yield KeyRows(plain.keys, own_values, own_log_weights)
+    item, head = where
+    clusters = sorted_keys.clusters.of_heads(slice(head, head + 1))
+    sizes, labels = clusters.sizes[item : item + 1], clusters.sorted_labels[item, 0]
+    keys = sorted_keys.keys[item : item + 1, head : head + 1]
+    weights = scaled_logits(centroids[None, None], keys, scale).mT.contiguous()
+    peaks = torch.segment_reduce(weights, "max", lengths=sizes, axis=2, unsafe=True).clamp(min=torch.finfo(weights.dtype).min)
+    weights = weights[0, 0].sub_(peaks[0, 0, labels]).exp_()
+    sums = segment_sum(weights[None, None], sizes)[0, 0]
+    log_weights = peaks[0, 0] + sums.log() - scale * plain.keys @ centroids.T
+    means = _sums_by_cluster(weights.div_(sums[labels]), sorted_keys.values[where], clusters.offsets[item, 0])
+    for place in range(len(centroids)):
+        yield KeyRows(plain.keys, means[:, place], log_weights[:, place])
+
+
+def _sums_by_cluster(weights: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+    """``weights^T @ values`` of each cluster: ``[N, m]`` and ``[N, D]`` to ``[C, m, D]``, with clusters cut into tiles of one height."""
+    tokens, count = len(values), len(offsets) - 1
+    height = -(-tokens // count)
+    tiles = (offsets.diff() + height - 1) // height
+    owners = torch.arange(count, device=values.device).repeat_interleave(tiles)
+    rank = torch.arange(len(owners), device=values.device) - (tiles.cumsum(0) - tiles)[owners]
+    rows = (offsets[owners] + height * rank)[:, None] + torch.arange(height, device=values.device)
+    inside = rows < offsets[owners + 1, None]
+    rows = rows.clamp(max=tokens - 1)
+    total = weights.new_zeros(count, weights.shape[1], values.shape[1])
+    for some in row_slices(len(owners), height * values.shape[1] // 2, values.device):
+        part = (weights[rows[some]] * inside[some, :, None]).mT @ values[rows[some]].to(weights.dtype)
+        total.index_add_(0, owners[some], part)
+    return total
 
 
 def _visible_keys(

@@ -34,7 +34,8 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
 
 
 def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clusters:
-    """The clusters that ``labels`` (int64 ``[B, H, N]``) describe; empty ones take the ``previous`` centroid."""
+    """The clusters that ``labels`` (integer ``[B, H, N]``) describe; empty ones take the ``previous`` centroid."""
+    labels = labels.long()
     count, previous = previous.shape[2], previous.to(compute_dtype(tokens.dtype))
     sizes = labels.new_zeros((*labels.shape[:2], count)).scatter_add_(-1, labels, torch.ones_like(labels))
     order = labels.argsort(dim=-1, stable=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..numerics import inverse_or_zero
 from ..types import Clusters, Probe, Routing, Settings
+from .chunks import row_slices
 
 
 def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
@@ -22,7 +23,10 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
     """
     priority, budget, floor = priorities_and_budgets(probe, clusters.sizes, settings)
     sizes = clusters.sizes[:, :, None].expand_as(priority)
-    exact = _best_within(priority, sizes, budget, floor)
+    exact = torch.empty(priority.shape, dtype=torch.bool, device=priority.device)
+    # Sorting takes some tables of eight bytes an entry.
+    for some in row_slices(priority.shape[2], 8 * priority[:, :, 0].numel(), priority.device):
+        exact[:, :, some] = _best_within(*(table[:, :, some] for table in (priority, sizes, budget, floor)))
     return Routing(exact, (sizes * exact).sum(-1).to(priority.dtype) / clusters.labels.shape[2])
 
 

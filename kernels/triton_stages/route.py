@@ -15,7 +15,6 @@ GRANULE = 16
 PADDING = 16
 # Entries that are made at once.
 SLOTS = 128
-WARPS = 4
 
 
 @triton.jit
@@ -117,6 +116,7 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
     *shape, count = priority.shape
     tokens, device = clusters.labels.shape[2], priority.device
     capacity = most_entries(tokens, count, settings) + PADDING
+    log_count = max(4, (count - 1).bit_length())
     exact = torch.empty(*shape, count, dtype=torch.bool, device=device)
     entries = torch.empty(*shape, capacity, dtype=torch.int32, device=device)
     counts, rows = torch.empty(2, *shape, dtype=torch.int32, device=device)
@@ -124,10 +124,15 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
         priority, clusters.offsets, (2 * budget).floor().to(torch.int32), (2 * floor).ceil().to(torch.int32),
         exact.view(torch.uint8), entries, counts, rows,
         count, shape[2], capacity,
-        LOG_C=max(4, (count - 1).bit_length()), GRANULE=GRANULE, PADDING=PADDING, SLOTS=SLOTS,
-        num_warps=WARPS,
+        LOG_C=log_count, GRANULE=GRANULE, PADDING=PADDING, SLOTS=SLOTS,
+        num_warps=select_warps(log_count),
     )  # fmt: skip
     return Routing(exact, rows / tokens, ExactRows(entries, counts))
+
+
+def select_warps(log_count: int) -> int:
+    """Warps that hold the tables of ``2 ** log_count`` clusters in registers."""
+    return max(4, min(32, 1 << log_count >> 7))
 
 
 def most_entries(tokens: int, clusters: int, settings: Settings) -> int:

@@ -104,7 +104,8 @@ def attention_kernels(kind, dim, attend_tiles, probe_tiles):
         ),
         (
             probe, "_probe",
-            dict.fromkeys(("centroids", "k", "v", "own_values"), kind) | {"norms": "*fp32", "value_means": "*fp32", "cluster_starts": "*i64"}
+            dict.fromkeys(("centroids", "k", "v", "own_values"), kind) | dict.fromkeys(("norms", "value_means"), "*fp32")
+            | {"cluster_starts": "*i64"}
             | tiles | tables | {"scale": "fp32"} | ints("groups", "clusters", "keys", "tiles", "clusters_at_once"),
             {"D": dim, "OWN": True} | tiled(probe_tiles),
         ),
@@ -118,7 +119,7 @@ def attention_kernels(kind, dim, attend_tiles, probe_tiles):
             route, "_select",
             {"priorities": "*fp32", "offsets": "*i64", "exact": "*u8"}
             | dict.fromkeys(("budgets", "floors", "entries", "counts", "rows"), "*i32") | ints("clusters", "groups", "capacity"),
-            {"LOG_C": 10, "GRANULE": route.GRANULE, "PADDING": route.PADDING, "SLOTS": route.SLOTS, "num_warps": route.WARPS},
+            {"LOG_C": 10, "GRANULE": route.GRANULE, "PADDING": route.PADDING, "SLOTS": route.SLOTS, "num_warps": route.select_warps(10)},
         ),
     ]  # fmt: skip
 
