@@ -74,7 +74,7 @@ ATTENTION = {
     "dense_first_steps": -1,
     "dense_last_steps": 0,
     "dense_blocks": "0",
-    "min_tokens": 4096,
+    "min_tokens": 16384,
     "memory_limit_mb": 0,
     "strict": False,
     "verbose": False,
