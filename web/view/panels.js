@@ -3,6 +3,13 @@ import { Panel, errorLevel, mix, proportions, shade } from "./drawing.js";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
+/** First pixel and end of group `index` in `at`, the ascending group of every pixel; a group too small for one gets the pixel where it lies. */
+function span(at, index) {
+  const first = at.findIndex((group) => group >= index);
+  if (first < 0) return [at.length - 1, at.length];
+  return at[first] === index ? [first, at.lastIndexOf(index) + 1] : [first, first + 1];
+}
+
 /** Query groups x key clusters. ``cursor`` is the [row, column] looked at; ``onCursor`` hears of it. */
 export class MapPanel extends Panel {
   constructor(view) {
@@ -57,10 +64,9 @@ export class MapPanel extends Panel {
     const block = this.view.block;
     const row = block ? block[0] : this.view.pinnedGroup();
     if (row === null) return;
-    const [top, bottom] = [this.rowAt.indexOf(row), this.rowAt.lastIndexOf(row) + 1];
-    if (top < 0) return;
+    const [top, bottom] = span(this.rowAt, row);
     if (!block) return this.outline(1, top, width - 2, bottom - top, theme);
-    const [left, right] = [this.columnAt.indexOf(block[1]), this.columnAt.lastIndexOf(block[1]) + 1];
+    const [left, right] = span(this.columnAt, block[1]);
     this.context.globalAlpha = 0.35;
     this.outline(0, top, width, bottom - top, theme);
     this.outline(left, 0, right - left, height, theme);
