@@ -38,7 +38,7 @@ def figure(run: RunRecord | None, recorded: RoutingMap | None, frames: int, widt
     _routing(canvas, shown)
     branch = shown.branch if shown else run.trace.branches[0]
     _table(canvas, PLOT_TOP, run, branch, 0, "(b) Share of the pairs computed exactly", DENSITY)
-    _table(canvas, PLOT_TOP + TABLE_HEIGHT + 148, run, branch, 1, "(c) Estimated error of the output, before correction", ERROR)
+    _table(canvas, PLOT_TOP + TABLE_HEIGHT + 148, run, branch, 1, "(c) Estimated error of the output, by plain averages", ERROR)
     _video(canvas, shown, columns)
     return canvas.image
 
