@@ -7,6 +7,7 @@ G query groups, C key clusters.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -134,7 +135,7 @@ class Clusters:
         """int64 ``[B, H, N]``: the label of each row in cluster order."""
         return self.labels.gather(-1, self.order.long())
 
-    @property
+    @cached_property
     def offsets(self) -> Tensor:
         """int64 ``[B, H, C + 1]``: the sorted members of cluster ``j`` are ``order[offsets[j]:offsets[j + 1]]``."""
         return pad(self.sizes.cumsum(-1), (1, 0))

@@ -85,7 +85,7 @@ def _centroids_of_groups(
     if not settings.weights_centroids:
         yield from itertools.repeat(plain, count)
         return
-    # Some groups at once, because the clusters are walked in python.
+    # As many groups at once as their centroids fit the workspace.
     for some in row_slices(count, sorted_keys.keys.shape[2] + plain.values.numel(), sorted_keys.keys.device):
         yield from _weighted_centroids(groups.centroids[where][some], sorted_keys, plain, scale, where)
 
