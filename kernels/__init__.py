@@ -3,10 +3,11 @@
 from .device import unavailable_reason
 from .pipeline import sparse_attention
 from .timing import StageTimer
-from .types import AttentionResult, ClusterState, RoutedHeads, SequenceLayout, Settings, Statistics
+from .types import AttentionResult, BlockRouting, ClusterState, RoutedHeads, SequenceLayout, Settings, Statistics
 
 __all__ = [
     "AttentionResult",
+    "BlockRouting",
     "ClusterState",
     "RoutedHeads",
     "SequenceLayout",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from .blocks import anchored, block_count, block_labels, copy_anchors
 from .counts import cluster_counts
 from .device import unavailable_reason
 from .metric import key_metric
 from .statistics import join, measure
 from .timing import StageTimer
 from .types import (
+    CALIBRATED,
     AttentionResult,
+    BlockRouting,
     Clusters,
     ClusterState,
     Conditioning,
@@ -37,6 +40,7 @@ def sparse_attention(
     settings: Settings = Settings(),
     *,
     layouts: SequenceLayout | Sequence[SequenceLayout] | None = None,
+    blocks: BlockRouting | None = None,
     state: ClusterState | None = None,
     scale: float | None = None,
     memory_limit: int | None = None,
@@ -44,7 +48,7 @@ def sparse_attention(
     observe: Callable[[RoutedHeads], None] | None = None,
     implementation: str | None = None,
 ) -> AttentionResult:
-    """Attention with the video part routed by SVG-EAR (arXiv 2603.08982) or SVG2 (arXiv 2505.18875).
+    """Attention with the video part routed by SVG-EAR (arXiv 2603.08982), by SVG2 (arXiv 2505.18875) or as ``blocks`` say.
 
     Sums and exponentials are in float32 (float64 for float64 input), exponentials relative to a running maximum; Triton
     multiplies in the input dtype (tf32 for float32). The result is deterministic, and does not depend on how clusters are
@@ -55,6 +59,7 @@ def sparse_attention(
         settings: how blocks are chosen.
         layouts: which tokens are video and which are always exact, one for all batch items or one each;
             None routes all tokens.
+        blocks: what method ``calibrated`` computes; for that method only.
         state: clusters of the previous denoising step; updated in place. None clusters from scratch.
         scale: factor of the logits; None is ``D ** -0.5``.
         memory_limit: bytes of working memory beyond the output that one chunk of heads should stay under (at least
@@ -68,13 +73,14 @@ def sparse_attention(
         Output and statistics.
 
     Raises:
-        ValueError: shapes, dtypes, devices or layouts that do not fit together, a state of another shape, or an unknown
-            implementation.
+        ValueError: shapes, dtypes, devices, layouts or blocks that do not fit together, a state of another shape, or an
+            unknown implementation.
         RuntimeError: Triton is wanted and cannot run on the device; the message says why.
     """
     layouts = _layouts(q, layouts)
     _check(q, k, v, layouts)
-    stages = _stages(q, implementation)
+    settings = _for_blocks(q, settings, layouts, blocks)
+    stages = stages_for(q, implementation)
     batch, heads, length, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
     timer = timer or StageTimer()
@@ -85,7 +91,7 @@ def sparse_attention(
     output = q.new_empty(batch, length, heads, dim).transpose(1, 2)
     statistics: dict[tuple[int, int], Statistics] = {}
     for item, layout in enumerate(layouts):
-        call = _Call(stages, settings, layout, scale, timer, item)
+        call = _Call(stages, settings, layout, blocks, scale, timer, item)
         own = slice(item, item + 1)
         groups, clusters = call.cluster(q[own], k[own], state)
         for head in range(0, heads, step):
@@ -106,6 +112,7 @@ class _Call:
     stages: ModuleType
     settings: Settings
     layout: SequenceLayout
+    blocks: BlockRouting | None
     scale: float
     timer: StageTimer
     item: int
@@ -117,6 +124,8 @@ class _Call:
     def cluster(self, q: Tensor, k: Tensor, state: ClusterState) -> tuple[Clusters, Clusters]:
         """Query groups and key clusters of all heads, which take little memory; keeps in ``state`` what the next step needs."""
         with self.timer.stage("cluster", q.device):
+            if self.blocks is not None:
+                return self._block(q[:, :, self.video]), self._block(k[:, :, self.video])
             groups, clusters = self._cluster(q[:, :, self.video], k[:, :, self.video], state)
             keep_labels = self.settings.recluster_every > 1
             state.items[self.item] = KeptClusters(
@@ -126,6 +135,12 @@ class _Call:
                 key_labels=_narrow(clusters) if keep_labels else None,
             )
         return groups, clusters
+
+    def _block(self, tokens: Tensor) -> Clusters:
+        """Blocks of consecutive tokens, as clusters."""
+        labels = block_labels(tokens, self.blocks.size)
+        empty = tokens.new_zeros(*tokens.shape[:2], self.blocks.exact.shape[-1], tokens.shape[-1])
+        return self.stages.cluster_from_labels(tokens, labels, empty)
 
     def _cluster(self, queries: Tensor, keys: Tensor, state: ClusterState) -> tuple[Clusters, Clusters]:
         settings, stages, kept = self.settings, self.stages, state.items.get(self.item)
@@ -142,7 +157,7 @@ class _Call:
         """The other stages for some heads; writes ``output``."""
         settings, stages, scale, device = self.settings, self.stages, self.scale, q.device
         queries, keys, values = (tensor[:, :, self.video] for tensor in (q, k, v))
-        conditioning = Conditioning(_tokens(k, self.layout.conditioning), _tokens(v, self.layout.conditioning))
+        conditioning = conditioning_of(k, v, self.layout)
         with self.timer.stage("permute", device):
             sorted_keys = stages.permute(keys, values, clusters)
         with self.timer.stage("summarize", device):
@@ -153,14 +168,20 @@ class _Call:
             else:
                 probe = stages.probe_centroids(groups.centroids, conditioning, summaries, scale)
         with self.timer.stage("route", device):
-            routing = stages.route(probe, clusters, settings)
+            if self.blocks is None:
+                routing, computed = stages.route(probe, clusters, settings), groups
+            else:
+                routing = stages.route_given(self.blocks.exact[None, heads], clusters)
+                computed = anchored(groups, self.blocks, heads)
         with self.timer.stage("attend", device):
             video = output[:, :, self.video]
-            stages.attend(queries, groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale, video)
+            stages.attend(queries, computed, sorted_keys, conditioning, summaries, probe, routing, settings, scale, video)
+            if self.blocks is not None:
+                copy_anchors(video, self.blocks, heads)
         if len(self.layout.video) < q.shape[2]:
             with self.timer.stage("conditioning", device):
                 self._attend_conditioning(q, k, v, output)
-        return RoutedHeads(self.item, range(heads.start, heads.stop), groups, clusters, probe, routing)
+        return RoutedHeads(self.item, range(heads.start, heads.stop), computed, clusters, probe, routing)
 
     def _attend_conditioning(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
         """Dense attention of the tokens around the video over all visible keys."""
@@ -179,6 +200,11 @@ def _narrow(clusters: Clusters) -> Tensor:
 def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
     """The tokens of ascending ``spans`` from ``[B, H, L, D]``, without a copy where they are one run."""
     runs: list[range] = []
+def conditioning_of(k: Tensor, v: Tensor, layout: SequenceLayout) -> Conditioning:
+    """Keys and values ``[B, H, L, D]`` of the tokens around the video that every query sees."""
+    return Conditioning(_tokens(k, layout.conditioning), _tokens(v, layout.conditioning))
+
+
     for span in spans:
         if runs and runs[-1].stop == span.start:
             runs[-1] = range(runs[-1].start, span.stop)
@@ -188,7 +214,7 @@ def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts or [tensor[:, :, :0]], dim=2)
 
 
-def _stages(q: Tensor, implementation: str | None) -> ModuleType:
+def stages_for(q: Tensor, implementation: str | None) -> ModuleType:
     """The package whose functions compute the stages."""
     implementation = implementation or ("torch" if q.device.type == "cpu" else "triton")
     if implementation not in IMPLEMENTATIONS:
@@ -228,6 +254,22 @@ def _check(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]) -> No
 def _heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None, stages: ModuleType) -> int:
     """Heads of one chunk: as many as the limit allows, in chunks of about one size."""
     heads = q.shape[1]
+def _for_blocks(q: Tensor, settings: Settings, layouts: list[SequenceLayout], blocks: BlockRouting | None) -> Settings:
+    """The settings with the counts of ``blocks``, which have to fit the call."""
+    if (settings.method == CALIBRATED) != (blocks is not None):
+        given = "no blocks" if blocks is None else "blocks"
+        raise ValueError(f"method is {settings.method!r} and {given} are given; pass blocks with method {CALIBRATED!r} and with no other")
+    if blocks is None:
+        return settings
+    count = block_count(len(layouts[0].video), blocks.size)
+    if tuple(blocks.exact.shape) != (q.shape[1], count, count) or blocks.exact.device != q.device:
+        raise ValueError(
+            f"exact blocks are {tuple(blocks.exact.shape)} on {blocks.exact.device}; {q.shape[1]} heads and {len(layouts[0].video)} video "
+            f"tokens in blocks of {blocks.size} need {(q.shape[1], count, count)} on {q.device}"
+        )
+    return replace(settings, query_clusters=count, key_clusters=count)
+
+
     limit = 3 * q.nbytes // 2 if memory_limit is None else memory_limit
     most = max(1, min(heads, limit // stages.working_bytes(q, tokens, settings)))
     return -(-heads // -(-heads // most))

@@ -9,7 +9,7 @@ from .types import Clusters, Probe, Routing, Statistics
 
 def measure(routing: Routing, probe: Probe, groups: Clusters) -> Statistics:
     """Density spent, and the relative error that the probe expects of the skipped blocks."""
-    density = (routing.shares * groups.sizes).sum(-1) / groups.sizes.sum(-1)
+    density = (routing.shares * groups.sizes).sum(-1) / groups.labels.shape[-1]
     error = (probe.errors * ~routing.exact).sum(-1)
     tiny = torch.finfo(error.dtype).tiny
     relative = (error * groups.sizes).sum(-1) / (probe.output_norms * groups.sizes).sum(-1).clamp(min=tiny)

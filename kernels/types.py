@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-METHODS = ("svg-ear", "svg2")
+CALIBRATED = "calibrated"
+METHODS = ("svg-ear", "svg2", CALIBRATED)
 BUDGETS = ("density", "top-p")
 PROBE_SCORES = ("error", "mass")
 
@@ -25,7 +27,8 @@ class Settings:
 
     Attributes:
         method: ``svg-ear`` compensates skipped blocks by their centroids (arXiv 2603.08982); ``svg2`` routes by
-            centroid attention mass and drops skipped blocks (arXiv 2505.18875).
+            centroid attention mass and drops skipped blocks (arXiv 2505.18875); ``calibrated`` computes the blocks of
+            positions that a :class:`BlockRouting` names (arXiv 2603.05503), so that neither budget nor clusters count.
         budget: ``density`` spends the same share of exact pairs in every query group; ``top-p`` spends, per
             query group, the area of the smallest set of key clusters whose centroid mass reaches ``top_p``.
         density: share of video query-key pairs computed exactly, 0 to 1 (budget ``density``).
@@ -38,13 +41,14 @@ class Settings:
         recluster_every: cluster anew on every n-th call with the same state; calls between keep the labels and
             only recompute the means.
         weighted_centroids: each query group compensates with its own centroids of the key clusters, weighted by the
-            attention of the group's mean query, which makes that query's output exactly dense attention (``svg-ear``
-            only). False takes the plain means for all groups, as published.
+            attention of the group's mean query, which makes that query's output exactly dense attention (not with
+            ``svg2``). False takes the plain means for all groups, as published.
         key_metric: group queries by how differently they see the keys instead of by Euclidean distance, as published.
         probe_score: how blocks are ranked under ``svg-ear``: by the ``error`` that compensation would make, or by attention
             ``mass``. ``svg2`` always ranks by mass.
     """
 
+        compensate: whether ``calibrated`` compensates skipped blocks by their centroids; False drops them, as published.
     method: str = "svg-ear"
     budget: str = "density"
     density: float = 0.1
@@ -61,6 +65,7 @@ class Settings:
 
     def __post_init__(self):
         for name, allowed in (("method", METHODS), ("budget", BUDGETS), ("probe_score", PROBE_SCORES)):
+    compensate: bool = True
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         for name in ("density", "top_p", "min_share"):
@@ -79,7 +84,7 @@ class Settings:
     @property
     def compensates(self) -> bool:
         """Whether skipped blocks are replaced by their centroids rather than dropped."""
-        return self.method == "svg-ear"
+        return self.compensate if self.method == CALIBRATED else self.method == "svg-ear"
 
     @property
     def weights_centroids(self) -> bool:
@@ -115,6 +120,31 @@ class Clusters:
     """A partition of the tokens of every head.
 
     Attributes:
+@dataclass(frozen=True)
+class BlockRouting:
+    """Which blocks of consecutive video tokens are exact, known before the call (method ``calibrated``).
+
+    Raises ValueError for a table that is not square, or heads that it does not have.
+
+    Attributes:
+        exact: bool ``[H, n, n]``, query blocks by key blocks, the same for all batch items.
+        size: tokens of a block; the last one may have fewer, so n is the token count over ``size``, rounded up.
+        repeating: heads whose output repeats from block to block: only every :data:`~.blocks.ANCHOR_EVERY`-th block of
+            queries is computed, and those behind it are copies.
+    """
+
+    exact: Tensor
+    size: int
+    repeating: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        shape = tuple(self.exact.shape)
+        if len(shape) != 3 or shape[1] != shape[2] or self.exact.dtype != torch.bool:
+            raise ValueError(f"exact is {self.exact.dtype} {shape}; a routing by blocks needs bool [H, n, n]")
+        if any(not 0 <= head < shape[0] for head in self.repeating):
+            raise ValueError(f"repeating heads {self.repeating} are not all among the {shape[0]} heads of exact")
+
+
         labels: integer ``[B, H, N]``, the cluster of each token.
         centroids: float ``[B, H, C, D]``, the exact means of the members; an empty cluster keeps its last centroid.
         sizes: integer ``[B, H, C]``.

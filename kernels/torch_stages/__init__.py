@@ -2,21 +2,24 @@
 
 from .attend import attend, attend_dense
 from .cluster import cluster, cluster_from_labels
+from .energies import block_energies
 from .permute import permute
 from .probe import probe_centroids, probe_tokens
-from .route import route
+from .route import route, route_given
 from .summarize import summarize
 from .workspace import working_bytes
 
 __all__ = [
     "attend",
     "attend_dense",
+    "block_energies",
     "cluster",
     "cluster_from_labels",
     "permute",
     "probe_centroids",
     "probe_tokens",
     "route",
+    "route_given",
     "summarize",
     "working_bytes",
 ]

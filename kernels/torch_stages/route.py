@@ -30,6 +30,11 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
     return Routing(exact, (sizes * exact).sum(-1).to(priority.dtype) / clusters.labels.shape[2])
 
 
+def route_given(exact: Tensor, clusters: Clusters) -> Routing:
+    """The routing that computes the blocks of ``exact`` (bool ``[B, H, G, C]``), whatever a probe would say."""
+    return Routing(exact, (exact * clusters.sizes[:, :, None]).sum(-1).to(clusters.centroids.dtype) / clusters.labels.shape[2])
+
+
 def priorities_and_budgets(probe: Probe, key_sizes: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     """Priority of each block ``[B, H, G, C]``, and the most and the fewest keys that each group may compute exactly.
 

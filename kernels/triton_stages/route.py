@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ..torch_stages.route import priorities_and_budgets
 from ..types import Clusters, ExactRows, Probe, Routing, Settings
@@ -115,7 +116,7 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
     priority, budget, floor = priorities_and_budgets(probe, clusters.sizes, settings)
     *shape, count = priority.shape
     tokens, device = clusters.labels.shape[2], priority.device
-    capacity = most_entries(tokens, count, settings) + PADDING
+    capacity = most + PADDING
     log_count = max(4, (count - 1).bit_length())
     exact = torch.empty(*shape, count, dtype=torch.bool, device=device)
     entries = torch.empty(*shape, capacity, dtype=torch.int32, device=device)
@@ -125,6 +126,21 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
         exact.view(torch.uint8), entries, counts, rows,
         count, shape[2], capacity,
         LOG_C=log_count, GRANULE=GRANULE, PADDING=PADDING, SLOTS=SLOTS,
+    return _routed(priority, budget, floor, clusters, most_entries(clusters.labels.shape[2], priority.shape[-1], settings))
+
+
+def route_given(exact: Tensor, clusters: Clusters) -> Routing:
+    """The routing that computes the blocks of ``exact`` (bool ``[B, H, G, C]``), whatever a probe would say.
+
+    A budget of just these blocks, which rank before all others, makes the kernel choose them and list their rows.
+    """
+    budget = (exact * clusters.sizes[:, :, None]).sum(-1).double()
+    tokens, count = clusters.labels.shape[2], exact.shape[-1]
+    return _routed(exact.float().contiguous(), budget, torch.zeros_like(budget), clusters, tokens // GRANULE + count)
+
+
+def _routed(priority: Tensor, budget: Tensor, floor: Tensor, clusters: Clusters, most: int) -> Routing:
+    """The blocks of highest ``priority`` ``[B, H, G, C]`` within ``budget``, at least ``floor``; ``most`` entries for a group."""
         num_warps=select_warps(log_count),
     )  # fmt: skip
     return Routing(exact, rows / tokens, ExactRows(entries, counts))
@@ -138,7 +154,7 @@ def select_warps(log_count: int) -> int:
 def most_entries(tokens: int, clusters: int, settings: Settings) -> int:
     """Entries that suffice for any group: every exact cluster may end with an entry that is not full."""
     rows = tokens
-    if settings.budget == "density" and settings.compensates and settings.min_share == 0:
+    if settings.method == "svg-ear" and settings.budget == "density" and settings.min_share == 0:
         # A block is kept when its middle is within the budget, so at most twice the budget is spent.
         rows = min(tokens, int(2 * settings.density * tokens))
     return rows // GRANULE + clusters

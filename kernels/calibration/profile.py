@@ -1,0 +1,161 @@
+"""What a calibration found, ready to be looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import numpy
+import torch
+
+from ..blocks import ANCHOR_EVERY, block_count
+from ..types import BlockRouting
+from .bits import popcount, unpack
+from .sharing import share_masks
+from .thresholds import Thresholds
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What tells architectures apart, cheap to find out and the same for any precision of the weights.
+
+    Attributes:
+        architecture: class of the diffusion model.
+        layers: transformer blocks.
+        heads, head_dim: of the self-attention.
+        input_shape: of the weight that takes the latent in.
+    """
+
+    architecture: str
+    layers: int
+    heads: int
+    head_dim: int
+    input_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Blocks to compute, per step, layer and head, with what they were found on.
+
+    Attributes:
+        model, grid, tokens: what was calibrated; the grid is frames, rows and columns of the video's patches.
+        block: tokens of a block, n blocks in all.
+        sigmas: noise levels at the start of the S calibrated steps, falling.
+        last_sigma: the level that the last step ends at.
+        steps: steps of the sampler.
+        sites: layer and ordinal of the P attention calls of an evaluation.
+        thresholds: that chose the blocks.
+        prompts: finished runs.
+        index: int32 ``[S, P, H]``, which of the masks.
+        repeats: bool ``[S, P, H]``, heads of which only the anchor blocks are computed.
+        masks: uint8 ``[M, n, ceil(n / 8)]``, query blocks by key blocks, eight to a byte, the first one lowest.
+    """
+
+    model: ModelIdentity
+    grid: tuple[int, int, int]
+    tokens: int
+    block: int
+    sigmas: tuple[float, ...]
+    last_sigma: float
+    steps: int
+    sites: tuple[tuple[int, int], ...]
+    thresholds: Thresholds
+    prompts: int
+    index: numpy.ndarray
+    repeats: numpy.ndarray
+    masks: numpy.ndarray
+
+    def differences(self, model: ModelIdentity | None = None, grid: tuple | None = None, tokens: int | None = None) -> list[str]:
+        """How this profile does not fit a model, a grid or a number of video tokens, in words; empty when it fits."""
+        found = []
+        if model is not None:
+            pairs = ((entry.name, getattr(self.model, entry.name), getattr(model, entry.name)) for entry in fields(model))
+            found += [f"{name.replace('_', ' ')} {own}, not {other}" for name, own, other in pairs if own != other]
+        if grid is not None and tuple(grid) != self.grid:
+            found.append(f"a token grid of {_grid(self.grid)} (frames x rows x columns), not {_grid(grid)}")
+        if tokens is not None and tokens != self.tokens:
+            found.append(f"{self.tokens} video tokens, not {tokens}")
+        return found
+
+    def step(self, sigma: float) -> int | None:
+        """The calibrated step nearest to noise level ``sigma``; None when none is within the widest gap between two."""
+        nearest = min(range(len(self.sigmas)), key=lambda step: abs(self.sigmas[step] - sigma))
+        levels = (*self.sigmas, self.last_sigma)
+        widest = max(high - low for high, low in zip(levels, levels[1:]))
+        return nearest if abs(self.sigmas[nearest] - sigma) <= widest * (1 + 1e-5) else None
+
+    def routing(self, site: tuple[int, int], sigma: float, device: torch.device) -> BlockRouting | None:
+        """The blocks of one attention call on its device; None for a site or a noise level that was not calibrated."""
+        step, place = self.step(sigma), self._places.get(tuple(site))
+        if step is None or place is None:
+            return None
+        packed = torch.from_numpy(self.masks[self.index[step, place]]).to(device)
+        repeating = tuple(numpy.flatnonzero(self.repeats[step, place]).tolist())
+        return BlockRouting(unpack(packed, self.masks.shape[1]), self.block, repeating)
+
+    def with_shared_masks(self, same_mask: float) -> Profile:
+        """The same with fewer masks: see :func:`~.sharing.share_masks`."""
+        masks, index = [], numpy.empty_like(self.index)
+        for place in range(len(self.sites)):
+            for head in range(self.model.heads):
+                own, members = share_masks(self.masks[self.index[:, place, head]], same_mask)
+                index[:, place, head] = members + len(masks)
+                masks += own
+        return replace(self, masks=numpy.stack(masks), index=index)
+
+    @cached_property
+    def density(self) -> float:
+        """Share of the query-key pairs that are computed, mean over steps, sites and heads; blocks taken as full."""
+        count = self.masks.shape[1]
+        shares = popcount(self.masks) / count**2
+        anchors = popcount(self.masks[:, ::ANCHOR_EVERY]) / count**2
+        return float(numpy.where(self.repeats, anchors[self.index], shares[self.index]).mean())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self.masks.nbytes + self.index.nbytes + self.repeats.nbytes
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, int], int]:
+        return {site: place for place, site in enumerate(self.sites)}
+
+    def check(self) -> None:
+        """Raise ValueError unless all parts fit together: shapes, dtypes and ranges."""
+        count = block_count(self.tokens, self.block) if self.tokens > 0 and self.block > 0 else 0
+        shape = (len(self.sigmas), len(self.sites), self.model.heads)
+        levels = (*self.sigmas, self.last_sigma)
+        rules = {
+            "numbers that are not positive": min(
+                self.model.layers, self.model.head_dim, self.steps, self.prompts, *shape, count, *self.grid
+            )
+            > 0,
+            "noise levels that do not fall": all(0 <= low < high < float("inf") for high, low in zip(levels, levels[1:])),
+            "layers that the model does not have": all(0 <= layer < self.model.layers and ordinal >= 0 for layer, ordinal in self.sites),
+            "the same layer twice": len(set(self.sites)) == len(self.sites),
+            "fewer steps than it has levels": len(self.sigmas) <= self.steps,
+            f"an index of {self.index.dtype} {self.index.shape} in place of int32 {shape}": _is(self.index, numpy.int32, shape),
+            f"repeating heads of {self.repeats.dtype} {self.repeats.shape} in place of bool {shape}": _is(self.repeats, bool, shape),
+            f"masks of {self.masks.dtype} {self.masks.shape} for {count} blocks": _is(
+                self.masks, numpy.uint8, (len(self.masks), count, -(-count // 8))
+            ),
+        }
+        broken = [what for what, holds in rules.items() if not holds]
+        if not broken:
+            spare = -count % 8
+            rules = {
+                "an index outside of its masks": 0 <= self.index.min() and self.index.max() < len(self.masks),
+                "block rows without any block": bool(self.masks.any(-1).all()),
+                "bits behind the last block": not spare or not (self.masks[..., -1] >> (8 - spare)).any(),
+            }
+            broken = [what for what, holds in rules.items() if not holds]
+        if broken:
+            raise ValueError(f"it has {'; '.join(broken)}")
+
+
+def _is(array: numpy.ndarray, dtype: type, shape: tuple[int, ...]) -> bool:
+    return array.dtype == dtype and array.shape == shape
+
+
+def _grid(grid: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, grid))

@@ -1,0 +1,130 @@
+"""Method ``calibrated``: given blocks of positions in the place of a routing."""
+
+import pytest
+import torch
+from kernel_inputs import clustered, relative_error
+from svg_ear.kernels import BlockRouting, SequenceLayout, Settings, reference, sparse_attention
+from svg_ear.kernels.blocks import ANCHOR_EVERY, block_count
+from svg_ear.kernels.torch_stages.cluster import cluster_from_labels
+from svg_ear.kernels.types import Conditioning, Routing
+
+SIZE = 16
+PLAIN = Settings(method="calibrated", weighted_centroids=False)
+WEIGHTED = Settings(method="calibrated")
+DROPPING = Settings(method="calibrated", compensate=False)
+LAYOUT = SequenceLayout(range(7, 140), (range(0, 5), range(140, 149)))
+
+
+def some_blocks(tokens, heads, repeating=(), share=0.4, size=SIZE):
+    """A random routing whose diagonal is exact."""
+    count = block_count(tokens, size)
+    exact = torch.rand(heads, count, count, generator=torch.Generator().manual_seed(1)) < share
+    return BlockRouting(exact | torch.eye(count, dtype=bool), size, repeating)
+
+
+def expected_output(q, k, v, settings, layout, blocks):
+    """The reference's attention of the video tokens."""
+    video = slice(layout.video.start, layout.video.stop)
+    queries, keys, values = (x[:, :, video].double() for x in (q, k, v))
+    outside = [position for span in layout.conditioning for position in span]
+    conditioning = Conditioning(k[:, :, outside].double(), v[:, :, outside].double())
+    labels = (torch.arange(len(layout.video)) // blocks.size).expand(queries.shape[:3])
+    previous = queries.new_zeros(*q.shape[:2], blocks.exact.shape[-1], q.shape[-1])
+    groups, clusters = (cluster_from_labels(tokens, labels, previous) for tokens in (queries, keys))
+    sorted_keys = reference.permute(keys, values, clusters)
+    routing = Routing(blocks.exact.expand(q.shape[0], -1, -1, -1), None)
+    summaries, scale = reference.summarize(sorted_keys), q.shape[-1] ** -0.5
+    return reference.attend(queries, groups, sorted_keys, conditioning, summaries, routing, settings, scale)
+
+
+@pytest.mark.parametrize("settings", [PLAIN, WEIGHTED, DROPPING], ids=["plain", "weighted", "dropping"])
+def test_matches_the_reference(settings):
+    q, k, v = clustered(149, batch=2, heads=3)
+    blocks = some_blocks(133, 3)
+    found = sparse_attention(q, k, v, settings, layouts=LAYOUT, blocks=blocks)
+    expected = expected_output(q, k, v, settings, LAYOUT, blocks)
+    assert relative_error(found.output[:, :, 7:140], expected) < 1e-12
+    sizes = torch.full((9,), SIZE).index_fill_(0, torch.tensor(8), 5)
+    shares = (blocks.exact * sizes[:, None] * sizes).sum((1, 2)) / 133**2
+    torch.testing.assert_close(found.statistics.density, shares.float().expand(2, -1))
+
+
+@pytest.mark.parametrize("tokens", [1, 15, 16, 129, 200])
+def test_everything_exact_is_dense(tokens):
+    q, k, v = clustered(tokens, heads=2)
+    count = block_count(tokens, SIZE)
+    blocks = BlockRouting(torch.ones(2, count, count, dtype=bool), SIZE)
+    dense = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    assert relative_error(sparse_attention(q, k, v, DROPPING, blocks=blocks).output, dense) < 1e-12
+
+
+@pytest.mark.parametrize("memory_limit", [1, None])
+def test_repeating_heads_are_copies_of_their_anchors(memory_limit):
+    """Head 1 repeats: anchors as without repetition, the others as their anchor, and what was computed is counted."""
+    q, k, v = clustered(11 * SIZE - 3, heads=3)
+    tokens, every = q.shape[2], some_blocks(q.shape[2], 3)
+    all_rows = sparse_attention(q, k, v, blocks=every, settings=WEIGHTED)
+    repeated = sparse_attention(q, k, v, blocks=BlockRouting(every.exact, SIZE, (1,)), settings=WEIGHTED, memory_limit=memory_limit)
+    torch.testing.assert_close(repeated.output[:, [0, 2]], all_rows.output[:, [0, 2]])
+    for token in range(tokens):
+        block, place = divmod(token, SIZE)
+        source = (block - block % ANCHOR_EVERY) * SIZE + place
+        torch.testing.assert_close(repeated.output[:, 1, token], all_rows.output[:, 1, source])
+    rows = torch.arange(tokens) // SIZE % ANCHOR_EVERY == 0
+    keys = every.exact[1].repeat_interleave(SIZE, 0)[:tokens].repeat_interleave(SIZE, 1)[:, :tokens]
+    assert repeated.statistics.density[0, 1].item() == pytest.approx(keys[rows].sum().item() / tokens**2)
+
+
+def test_a_call_needs_blocks_that_fit():
+    q, k, v = clustered(100)
+    blocks = some_blocks(100, 2)
+    with pytest.raises(ValueError, match="pass blocks with method 'calibrated'"):
+        sparse_attention(q, k, v, WEIGHTED)
+    with pytest.raises(ValueError, match="pass blocks with method 'calibrated'"):
+        sparse_attention(q, k, v, blocks=blocks)
+    with pytest.raises(ValueError, match=r"need \(2, 7, 7\)"):
+        sparse_attention(q, k, v, WEIGHTED, blocks=some_blocks(120, 2))
+    with pytest.raises(ValueError, match=r"need \(2, 7, 7\)"):
+        sparse_attention(q, k, v, WEIGHTED, blocks=some_blocks(100, 3))
+    with pytest.raises(ValueError, match="bool"):
+        BlockRouting(torch.ones(2, 7, 7), SIZE)
+    with pytest.raises(ValueError, match="repeating heads"):
+        BlockRouting(torch.ones(2, 7, 7, dtype=bool), SIZE, (2,))
+
+
+class TestTriton:
+    """The kernels against the torch stages."""
+
+    @pytest.fixture(autouse=True)
+    def triton(self):
+        pytest.importorskip("triton")
+
+    @pytest.mark.parametrize("settings", [PLAIN, WEIGHTED, DROPPING], ids=["plain", "weighted", "dropping"])
+    def test_a_call_gives_what_torch_gives(self, settings):
+        from triton_cases import DEVICE, inputs
+
+        q, k, v = inputs(149, torch.float32, heads=2)
+        chosen = some_blocks(133, 2)
+        blocks = BlockRouting(chosen.exact.to(DEVICE), SIZE, (1,))
+        plain, fused = (
+            sparse_attention(q, k, v, settings, layouts=LAYOUT, blocks=blocks, implementation=name) for name in ("torch", "triton")
+        )
+        assert relative_error(fused.output[:, :, 7:140], plain.output[:, :, 7:140]) < (2e-3 if q.is_cuda else 2e-6)
+        torch.testing.assert_close(fused.statistics.density, plain.statistics.density)
+
+    def test_given_rows_are_listed(self):
+        """Rows without any block, with all, and with one at each end."""
+        from svg_ear.kernels.triton_stages import cluster_from_labels, route_given
+        from triton_cases import DEVICE, inputs
+
+        tokens = inputs(150, torch.float32, heads=1)[0]
+        labels = (torch.arange(150, dtype=torch.int32, device=DEVICE) // SIZE).expand(1, 1, -1).contiguous()
+        clusters = cluster_from_labels(tokens, labels, tokens.new_zeros(1, 1, 10, 64))
+        exact = torch.zeros(1, 1, 10, 10, dtype=bool, device=DEVICE)
+        exact[..., 1, :] = exact[..., 2, 0] = exact[..., 3, 9] = exact[..., 4, ::2] = True
+        routing = route_given(exact, clusters)
+        assert torch.equal(routing.exact, exact)
+        for row in range(10):
+            entries = routing.rows.entries[0, 0, row, : routing.rows.counts[0, 0, row]].tolist()
+            listed = [place for entry in entries for place in range(entry >> 5, (entry >> 5) + (entry & 31))]
+            assert listed == [token for token in range(150) if exact[0, 0, row, token // SIZE]]
