@@ -197,14 +197,14 @@ def _narrow(clusters: Clusters) -> Tensor:
     return clusters.labels.to(torch.int16 if clusters.sizes.shape[2] <= torch.iinfo(torch.int16).max else torch.int32)
 
 
-def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
-    """The tokens of ascending ``spans`` from ``[B, H, L, D]``, without a copy where they are one run."""
-    runs: list[range] = []
 def conditioning_of(k: Tensor, v: Tensor, layout: SequenceLayout) -> Conditioning:
     """Keys and values ``[B, H, L, D]`` of the tokens around the video that every query sees."""
     return Conditioning(_tokens(k, layout.conditioning), _tokens(v, layout.conditioning))
 
 
+def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
+    """The tokens of ascending ``spans`` from ``[B, H, L, D]``, without a copy where they are one run."""
+    runs: list[range] = []
     for span in spans:
         if runs and runs[-1].stop == span.start:
             runs[-1] = range(runs[-1].start, span.stop)
@@ -251,9 +251,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]) -> No
         raise ValueError(f"batch items differ in their number of video tokens: {layouts}; split the batch")
 
 
-def _heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None, stages: ModuleType) -> int:
-    """Heads of one chunk: as many as the limit allows, in chunks of about one size."""
-    heads = q.shape[1]
 def _for_blocks(q: Tensor, settings: Settings, layouts: list[SequenceLayout], blocks: BlockRouting | None) -> Settings:
     """The settings with the counts of ``blocks``, which have to fit the call."""
     if (settings.method == CALIBRATED) != (blocks is not None):
@@ -270,6 +267,9 @@ def _for_blocks(q: Tensor, settings: Settings, layouts: list[SequenceLayout], bl
     return replace(settings, query_clusters=count, key_clusters=count)
 
 
+def _heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None, stages: ModuleType) -> int:
+    """Heads of one chunk: as many as the limit allows, in chunks of about one size."""
+    heads = q.shape[1]
     limit = 3 * q.nbytes // 2 if memory_limit is None else memory_limit
     most = max(1, min(heads, limit // stages.working_bytes(q, tokens, settings)))
     return -(-heads // -(-heads // most))

@@ -46,9 +46,9 @@ class Settings:
         key_metric: group queries by how differently they see the keys instead of by Euclidean distance, as published.
         probe_score: how blocks are ranked under ``svg-ear``: by the ``error`` that compensation would make, or by attention
             ``mass``. ``svg2`` always ranks by mass.
+        compensate: whether ``calibrated`` compensates skipped blocks by their centroids; False drops them, as published.
     """
 
-        compensate: whether ``calibrated`` compensates skipped blocks by their centroids; False drops them, as published.
     method: str = "svg-ear"
     budget: str = "density"
     density: float = 0.1
@@ -62,10 +62,10 @@ class Settings:
     weighted_centroids: bool = True
     key_metric: bool = True
     probe_score: str = "error"
+    compensate: bool = True
 
     def __post_init__(self):
         for name, allowed in (("method", METHODS), ("budget", BUDGETS), ("probe_score", PROBE_SCORES)):
-    compensate: bool = True
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         for name in ("density", "top_p", "min_share"):
@@ -116,11 +116,6 @@ class SequenceLayout:
 
 
 @dataclass(frozen=True)
-class Clusters:
-    """A partition of the tokens of every head.
-
-    Attributes:
-@dataclass(frozen=True)
 class BlockRouting:
     """Which blocks of consecutive video tokens are exact, known before the call (method ``calibrated``).
 
@@ -145,6 +140,11 @@ class BlockRouting:
             raise ValueError(f"repeating heads {self.repeating} are not all among the {shape[0]} heads of exact")
 
 
+@dataclass(frozen=True)
+class Clusters:
+    """A partition of the tokens of every head.
+
+    Attributes:
         labels: integer ``[B, H, N]``, the cluster of each token.
         centroids: float ``[B, H, C, D]``, the exact means of the members; an empty cluster keeps its last centroid.
         sizes: integer ``[B, H, C]``.

@@ -53,6 +53,7 @@ class Options:
     record_steps: str = EVENLY
     record_heads: str = EVENLY
     record_limit_mb: int = 64
+    compensate: bool = Settings.compensate
 
     def __post_init__(self):
         if self.preset not in (*PRESETS, CUSTOM):

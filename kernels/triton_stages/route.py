@@ -114,18 +114,6 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
     The same choice as the torch stage, found without a sort. See there for the arguments.
     """
     priority, budget, floor = priorities_and_budgets(probe, clusters.sizes, settings)
-    *shape, count = priority.shape
-    tokens, device = clusters.labels.shape[2], priority.device
-    capacity = most + PADDING
-    log_count = max(4, (count - 1).bit_length())
-    exact = torch.empty(*shape, count, dtype=torch.bool, device=device)
-    entries = torch.empty(*shape, capacity, dtype=torch.int32, device=device)
-    counts, rows = torch.empty(2, *shape, dtype=torch.int32, device=device)
-    _select[(shape[2], shape[0] * shape[1])](
-        priority, clusters.offsets, (2 * budget).floor().to(torch.int32), (2 * floor).ceil().to(torch.int32),
-        exact.view(torch.uint8), entries, counts, rows,
-        count, shape[2], capacity,
-        LOG_C=log_count, GRANULE=GRANULE, PADDING=PADDING, SLOTS=SLOTS,
     return _routed(priority, budget, floor, clusters, most_entries(clusters.labels.shape[2], priority.shape[-1], settings))
 
 
@@ -141,6 +129,18 @@ def route_given(exact: Tensor, clusters: Clusters) -> Routing:
 
 def _routed(priority: Tensor, budget: Tensor, floor: Tensor, clusters: Clusters, most: int) -> Routing:
     """The blocks of highest ``priority`` ``[B, H, G, C]`` within ``budget``, at least ``floor``; ``most`` entries for a group."""
+    *shape, count = priority.shape
+    tokens, device = clusters.labels.shape[2], priority.device
+    capacity = most + PADDING
+    log_count = max(4, (count - 1).bit_length())
+    exact = torch.empty(*shape, count, dtype=torch.bool, device=device)
+    entries = torch.empty(*shape, capacity, dtype=torch.int32, device=device)
+    counts, rows = torch.empty(2, *shape, dtype=torch.int32, device=device)
+    _select[(shape[2], shape[0] * shape[1])](
+        priority, clusters.offsets, (2 * budget).floor().to(torch.int32), (2 * floor).ceil().to(torch.int32),
+        exact.view(torch.uint8), entries, counts, rows,
+        count, shape[2], capacity,
+        LOG_C=log_count, GRANULE=GRANULE, PADDING=PADDING, SLOTS=SLOTS,
         num_warps=select_warps(log_count),
     )  # fmt: skip
     return Routing(exact, rows / tokens, ExactRows(entries, counts))
