@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,9 +22,13 @@ FORMAT, VERSION = "svg-ear calibration", "1"
 # Bytes that a file may have; its masks get the most of them.
 LARGEST_FILE = 64 * 10**6
 RESERVED = 2 * 10**6
-# Agreements tried in turn until the masks are few enough; the first leaves them as they are.
-AGREEMENTS = (1.0, 0.95, 0.92, 0.88, 0.84, 0.8, 0.7, 0.6, 0.5, 0.0)
-TENSORS = {"masks": "uint8", "index": "int32", "repeats": "uint8", "sigmas": "float64"}
+# Masks a head, tried in turn until the file is small enough, when as many as there are take too much.
+FEWER_MASKS = (16, 12, 8, 6, 4, 3, 2, 1)
+TENSORS = {"masks": "uint8", "codings": "uint8", "index": "int32", "repeats": "uint8", "sigmas": "float64"}
+# Memory that unpacking may take beside its result.
+DECODER_BYTES = 64 * 2**20
+# How a mask is written, as bits of its coding: as what changes from row to row, and from the mask before it.
+ROWS, PREVIOUS = 1, 2
 
 
 class ProfileError(ValueError):
@@ -34,8 +38,8 @@ class ProfileError(ValueError):
 def write_profile(path: Path, profile: Profile, *, made_by: str, overwrite: bool = False, largest: int = LARGEST_FILE) -> Profile:
     """Write ``profile`` to ``path``, all at once: there is never half a file under that name.
 
-    Masks are packed eight blocks to a byte; the first of a head as what changes from row to row, later ones as what changes
-    from the one before; then they are compressed. Where they would still take more than ``largest`` bytes, more steps share one.
+    Masks are packed eight blocks to a byte and compressed, each as what changes from row to row or from the mask before,
+    whichever is smaller. Where they would still take more than ``largest`` bytes, more steps share one.
 
     Args:
         path: where to; its folder is made.
@@ -53,14 +57,17 @@ def write_profile(path: Path, profile: Profile, *, made_by: str, overwrite: bool
     if path.exists() and not overwrite:
         raise ProfileError(f"{path.name} exists already; choose another name, or switch overwrite on")
     profile.check()
-    for agreement in AGREEMENTS:
-        shared = profile if agreement == 1 else profile.with_shared_masks(agreement)
-        masks = _compress(shared, largest - RESERVED)
-        if masks is not None:
+    shared, (compressed, fitting) = profile, _compress(profile.masks, largest - RESERVED)
+    heads = profile.index[0].size
+    # Fewer masks differ more, so that many more of them never fit.
+    for most in (count for count in FEWER_MASKS if count == 1 or count <= fitting / heads):
+        if compressed is not None:
             break
-    else:
+        shared = shared.with_fewer_masks(most)
+        compressed, _ = _compress(shared.masks, largest - RESERVED)
+    if compressed is None:
         raise ProfileError(
-            f"one mask for each of {profile.index[0].size} heads takes more than {largest / 1e6:.0f} MB: calibrate with a lower energy, "
+            f"one mask for each of {heads} heads takes more than {largest / 1e6:.0f} MB: calibrate with a lower energy, "
             "a smaller video, or raise the largest size"
         )
     facts = {
@@ -77,7 +84,7 @@ def write_profile(path: Path, profile: Profile, *, made_by: str, overwrite: bool
         "made_by": made_by,
     }
     tensors = {
-        "masks": masks,
+        **compressed,
         "index": shared.index,
         "repeats": shared.repeats.astype(numpy.uint8),
         "sigmas": numpy.array(shared.sigmas, dtype=numpy.float64),
@@ -117,7 +124,7 @@ def read_profile(path: Path) -> Profile:
         raise ProfileError(f"{path.name} was changed after it was saved, or damaged; calibrate again")
     try:
         return _profile(json.loads(text), tensors)
-    except (ValueError, TypeError, KeyError, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, lzma.LZMAError) as error:
         raise ProfileError(f"{path.name} does not hold together: {error}; calibrate again") from None
 
 
@@ -143,7 +150,7 @@ def _profile(facts: dict, tensors: dict[str, numpy.ndarray]) -> Profile:
         prompts=numbers["prompts"],
         index=index,
         repeats=tensors["repeats"].astype(bool),
-        masks=_decompress(tensors["masks"], (numbers["masks"], blocks, -(-blocks // 8)), index),
+        masks=_decompress(tensors["masks"], tensors["codings"], (numbers["masks"], blocks, -(-blocks // 8)), index),
     )
     profile.check()
     return profile
@@ -163,45 +170,46 @@ def _checksum(text: str, tensors: dict[str, numpy.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _compress(profile: Profile, limit: int) -> numpy.ndarray | None:
-    """The masks as uint8 bytes, or None where they take more than ``limit``."""
-    compressor, parts, size = zlib.compressobj(9), [], 0
-    for change in _changes(profile):
-        parts.append(compressor.compress(change.tobytes()))
+def _compress(masks: numpy.ndarray, limit: int) -> tuple[dict[str, numpy.ndarray] | None, int]:
+    """The tensors ``masks`` and ``codings``, or None where they take more than ``limit`` bytes; and how many masks fit."""
+    compressor, parts, size = lzma.LZMACompressor(preset=4), [], 0
+    codings = numpy.zeros(len(masks), dtype=numpy.uint8)
+    for place, mask in enumerate(masks):
+        ways = {ROWS: _row_changes(mask)}
+        if place:
+            change = mask ^ masks[place - 1]
+            ways |= {PREVIOUS: change, PREVIOUS | ROWS: _row_changes(change)}
+        codings[place] = min(ways, key=lambda coding: len(zlib.compress(ways[coding].tobytes(), 1)))
+        parts.append(compressor.compress(ways[codings[place]].tobytes()))
         size += len(parts[-1])
         if size > limit:
-            return None
+            return None, place
     parts.append(compressor.flush())
-    return None if size + len(parts[-1]) > limit else numpy.frombuffer(b"".join(parts), dtype=numpy.uint8)
+    if size + len(parts[-1]) > limit:
+        return None, len(masks)
+    return {"masks": numpy.frombuffer(b"".join(parts), dtype=numpy.uint8), "codings": codings}, len(masks)
 
 
-def _changes(profile: Profile) -> Iterator[numpy.ndarray]:
-    """Each mask as what changes: from row to row in the first of a head, else from the mask before."""
-    firsts = set(profile.index[0].ravel().tolist())
-    for place, mask in enumerate(profile.masks):
-        if place in firsts:
-            change = mask.copy()
-            change[1:] ^= mask[:-1]
-            yield change
-        else:
-            yield mask ^ profile.masks[place - 1]
+def _row_changes(mask: numpy.ndarray) -> numpy.ndarray:
+    change = mask.copy()
+    change[1:] ^= mask[:-1]
+    return change
 
 
-def _decompress(data: numpy.ndarray, shape: tuple[int, int, int], index: numpy.ndarray) -> numpy.ndarray:
+def _decompress(data: numpy.ndarray, codings: numpy.ndarray, shape: tuple[int, int, int], index: numpy.ndarray) -> numpy.ndarray:
     """The masks ``shape`` of :func:`_compress`; never makes more bytes than they take."""
     # Every mask is used by some step of some head, so their number is bounded by what the file holds.
-    if index.ndim != 3 or not 0 < shape[0] <= index.size:
-        raise ValueError(f"{shape[0]} masks for an index of shape {index.shape}")
+    if index.ndim != 3 or not 0 < shape[0] <= index.size or codings.shape != shape[:1]:
+        raise ValueError(f"{shape[0]} masks for an index of shape {index.shape} and codings of shape {codings.shape}")
     size = shape[0] * shape[1] * shape[2]
-    decompressor = zlib.decompressobj()
+    decompressor = lzma.LZMADecompressor(memlimit=DECODER_BYTES)
     found = decompressor.decompress(data.tobytes(), size + 1)
     if len(found) != size or not decompressor.eof or decompressor.unused_data:
         raise ValueError(f"its masks do not unpack to the {size} bytes that {shape[0]} of them take")
     masks = numpy.frombuffer(found, dtype=numpy.uint8).reshape(shape).copy()
-    firsts = set(index[0].ravel().tolist())
-    for place, mask in enumerate(masks):
-        if place in firsts or place == 0:
+    for place, (mask, coding) in enumerate(zip(masks, codings.tolist())):
+        if coding & ROWS:
             numpy.bitwise_xor.accumulate(mask, axis=0, out=mask)
-        else:
+        if coding & PREVIOUS and place:
             mask ^= masks[place - 1]
     return masks

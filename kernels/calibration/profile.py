@@ -11,7 +11,7 @@ import torch
 from ..blocks import ANCHOR_EVERY, block_count
 from ..types import BlockRouting
 from .bits import popcount, unpack
-from .sharing import share_masks
+from .sharing import merge_masks
 from .thresholds import Thresholds
 
 
@@ -93,12 +93,13 @@ class Profile:
         repeating = tuple(numpy.flatnonzero(self.repeats[step, place]).tolist())
         return BlockRouting(unpack(packed, self.masks.shape[1]), self.block, repeating)
 
-    def with_shared_masks(self, same_mask: float) -> Profile:
-        """The same with fewer masks: see :func:`~.sharing.share_masks`."""
+    def with_fewer_masks(self, most: int) -> Profile:
+        """The same with at most ``most`` masks a head: see :func:`~.sharing.merge_masks`."""
         masks, index = [], numpy.empty_like(self.index)
         for place in range(len(self.sites)):
             for head in range(self.model.heads):
-                own, members = share_masks(self.masks[self.index[:, place, head]], same_mask)
+                used, members = numpy.unique(self.index[:, place, head], return_inverse=True)
+                own, members = merge_masks([self.masks[mask] for mask in used], members, most)
                 index[:, place, head] = members + len(masks)
                 masks += own
         return replace(self, masks=numpy.stack(masks), index=index)

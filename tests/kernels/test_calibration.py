@@ -12,7 +12,7 @@ from svg_ear.kernels.blocks import ANCHOR_EVERY, BLOCK
 from svg_ear.kernels.calibration import Calibration, ModelIdentity, Thresholds
 from svg_ear.kernels.calibration.bits import VoteCounts, jaccard, pack, unpack
 from svg_ear.kernels.calibration.selection import repetition, select_blocks
-from svg_ear.kernels.calibration.sharing import share_masks
+from svg_ear.kernels.calibration.sharing import merge_masks, share_masks
 from torch.nn.functional import scaled_dot_product_attention
 
 TOKENS = 9 * BLOCK - 40
@@ -94,6 +94,17 @@ def test_steps_that_agree_share_the_blocks_of_all():
     assert numpy.array_equal(shared[0], packed[0] | packed[1]) and numpy.array_equal(shared[1], packed[2])
     assert jaccard(packed[0], packed[1]) == pytest.approx(50 / 51)
     assert share_masks(packed, 0.99)[1].tolist() == [0, 1, 2, 2]
+
+
+def test_masks_are_merged_where_it_costs_least():
+    masks = torch.zeros(3, 10, 10, dtype=bool)
+    masks[0, :, :2] = masks[1, :, :5] = masks[2, :, :6] = True
+    packed = list(pack(masks).numpy())
+    merged, members = merge_masks(packed, numpy.array([0, 0, 1, 2], dtype=numpy.int32), 2)
+    assert members.tolist() == [0, 0, 1, 1] and numpy.array_equal(merged[0], packed[0]) and numpy.array_equal(merged[1], packed[2])
+    assert merge_masks(packed, numpy.array([0, 0, 1, 2], dtype=numpy.int32), 3)[1].tolist() == [0, 0, 1, 2]
+    merged, members = merge_masks(packed, numpy.array([0, 0, 1, 2], dtype=numpy.int32), 1)
+    assert members.tolist() == [0] * 4 and numpy.array_equal(merged[0], packed[2])
 
 
 def made_up(seed, repeating=False):
