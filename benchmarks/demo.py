@@ -18,7 +18,7 @@ from .demo_model import sample
 from .host import AttentionHost, PackAttention, RoutedHeads, Settings
 
 SVG_EAR = Settings(density=0.1)
-PUBLISHED = replace(SVG_EAR, weighted_centroids=False, key_metric=False)
+PUBLISHED = replace(SVG_EAR, weighted_centroids=False, key_metric=False, kmeans_candidates=0)
 SVG2 = replace(PUBLISHED, method="svg2")
 
 

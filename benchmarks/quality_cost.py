@@ -70,8 +70,17 @@ def _around(settings: Settings, tokens: int) -> float:
 
 
 def _clustering(settings: Settings, tokens: int, call: int) -> float:
-    """Distances of every token to the centroids it is compared with, each half a pair."""
+    """Distances of every token to the centroids it is compared with, each half a pair, and of centroids to each other."""
     if call % settings.recluster_every:
         return 0.0
     iterations = settings.kmeans_next if call else settings.kmeans_first
-    return iterations * sum(cluster_counts(tokens, settings)) / (2 * tokens)
+    return sum(_distances(settings, tokens, count, iterations, call == 0) for count in cluster_counts(tokens, settings)) / (2 * tokens**2)
+
+
+def _distances(settings: Settings, tokens: int, count: int, iterations: int, from_scratch: bool) -> int:
+    """How many distances one k-means takes."""
+    if not 0 < settings.kmeans_candidates < count:
+        return iterations * tokens * count
+    compared_with_all = int(from_scratch)
+    near = tokens * settings.kmeans_candidates + count**2
+    return compared_with_all * tokens * count + (iterations - compared_with_all) * near

@@ -127,7 +127,7 @@ class _Call:
             if self.blocks is not None:
                 return self._block(q[:, :, self.video]), self._block(k[:, :, self.video])
             groups, clusters = self._cluster(q[:, :, self.video], k[:, :, self.video], state)
-            keep_labels = self.settings.recluster_every > 1
+            keep_labels = self.settings.recluster_every > 1 or self.settings.kmeans_candidates > 0
             state.items[self.item] = KeptClusters(
                 query_centroids=groups.centroids.to(q.dtype),
                 key_centroids=clusters.centroids.to(q.dtype),
@@ -149,9 +149,12 @@ class _Call:
             groups = stages.cluster_from_labels(queries, kept.query_labels, kept.query_centroids)
             return groups, stages.cluster_from_labels(keys, kept.key_labels, kept.key_centroids)
         iterations = settings.kmeans_first if kept is None else settings.kmeans_next
-        clusters = stages.cluster(keys, key_count, iterations, None if kept is None else kept.key_centroids)
+        last_keys = (None, None) if kept is None else (kept.key_centroids, kept.key_labels)
+        last_queries = (None, None) if kept is None else (kept.query_centroids, kept.query_labels)
+        candidates = settings.kmeans_candidates
+        clusters = stages.cluster(keys, key_count, iterations, *last_keys, candidates=candidates)
         metric = key_metric(clusters) if settings.key_metric else None
-        return stages.cluster(queries, query_count, iterations, None if kept is None else kept.query_centroids, metric), clusters
+        return stages.cluster(queries, query_count, iterations, *last_queries, metric=metric, candidates=candidates), clusters
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, groups: Clusters, clusters: Clusters, heads: slice) -> RoutedHeads:
         """The other stages for some heads; writes ``output``."""

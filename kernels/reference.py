@@ -22,11 +22,26 @@ from .types import (
 )
 
 
-def cluster(tokens: Tensor, iterations: int, centroids: Tensor, metric: Tensor | None = None) -> Clusters:
-    """Lloyd's algorithm from ``centroids`` ``[B, H, C, D]``: nearest centroid in the ``metric``, then means."""
+def cluster(
+    tokens: Tensor,
+    iterations: int,
+    centroids: Tensor,
+    metric: Tensor | None = None,
+    labels: Tensor | None = None,
+    candidates: int = 0,
+) -> Clusters:
+    """Lloyd's algorithm from ``centroids`` ``[B, H, C, D]``: nearest centroid in the ``metric``, then means.
+
+    With ``candidates``, a token that has a cluster looks among the centroids nearest to that cluster's only.
+    """
     root = torch.eye(tokens.shape[-1], dtype=tokens.dtype) if metric is None else torch.linalg.cholesky(metric)
     for _ in range(iterations):
-        labels = torch.cdist(tokens @ root, centroids @ root).argmin(-1)
+        distances = torch.cdist(tokens @ root, centroids @ root)
+        if labels is not None and candidates:
+            between = torch.cdist(centroids @ root, centroids @ root)
+            near = between <= between.sort(-1).values[..., min(candidates, centroids.shape[2]) - 1, None]
+            distances = distances.where(torch.take_along_dim(near, labels[..., None], dim=2), torch.inf)
+        labels = distances.argmin(-1)
         clusters = cluster_from_labels(tokens, labels, centroids)
         centroids = clusters.centroids
     return clusters
@@ -72,6 +87,7 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
         value_means=value_means,
         log_sizes=clusters.sizes.to(values.dtype).log(),
         value_norms=values.square().sum(-1),
+        value_dots=(values * (members @ value_means)).sum(-1),
     )
 
 
@@ -171,9 +187,10 @@ def sparse_attention(
     video = slice(layout.video.start, layout.video.stop)
     outside = [position for span in layout.conditioning for position in span]
     conditioning = Conditioning(k[:, :, outside], v[:, :, outside])
-    clusters = cluster(k[:, :, video], settings.kmeans_next, kept.key_centroids)
+    near = settings.kmeans_candidates
+    clusters = cluster(k[:, :, video], settings.kmeans_next, kept.key_centroids, None, kept.key_labels, near)
     metric = key_metric(clusters) if settings.key_metric else None
-    groups = cluster(q[:, :, video], settings.kmeans_next, kept.query_centroids, metric)
+    groups = cluster(q[:, :, video], settings.kmeans_next, kept.query_centroids, metric, kept.query_labels, near)
     sorted_keys = permute(k[:, :, video], v[:, :, video], clusters)
     summaries = summarize(sorted_keys)
     probe = probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)

@@ -38,6 +38,8 @@ class Settings:
             count are clamped to it.
         kmeans_first: k-means iterations of a call without state, at least 1.
         kmeans_next: k-means iterations of a call that starts from the state's centroids, at least 1.
+        kmeans_candidates: how many centroids a token is compared with once it has a cluster, those nearest to its own: a power
+            of two, at least 16; 0 compares with all, as published.
         recluster_every: cluster anew on every n-th call with the same state; calls between keep the labels and
             only recompute the means.
         weighted_centroids: each query group compensates with its own centroids of the key clusters, weighted by the
@@ -58,7 +60,8 @@ class Settings:
     key_clusters: int = 0
     kmeans_first: int = 6
     kmeans_next: int = 1
-    recluster_every: int = 2
+    kmeans_candidates: int = 32
+    recluster_every: int = 1
     weighted_centroids: bool = True
     key_metric: bool = True
     probe_score: str = "error"
@@ -80,6 +83,8 @@ class Settings:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.kmeans_candidates != 0 and (self.kmeans_candidates < 16 or self.kmeans_candidates.bit_count() != 1):
+            raise ValueError(f"kmeans_candidates is {self.kmeans_candidates}; it must be 0 or a power of two, at least 16")
 
     @property
     def compensates(self) -> bool:
@@ -158,7 +163,10 @@ class Clusters:
 
     def of_heads(self, heads: slice) -> Clusters:
         """The clusters of some heads."""
-        return Clusters(*(tensor[:, heads] for tensor in (self.labels, self.centroids, self.sizes, self.order)))
+        part = Clusters(*(tensor[:, heads] for tensor in (self.labels, self.centroids, self.sizes, self.order)))
+        # What is known of all heads need not be found again for some.
+        part.__dict__["offsets"] = self.offsets[:, heads]
+        return part
 
     @property
     def sorted_labels(self) -> Tensor:
@@ -201,12 +209,14 @@ class Summaries:
         key_means, value_means: ``[B, H, C, D]``.
         log_sizes: ``[B, H, C]``, minus infinity for an empty cluster.
         value_norms: ``[B, H, N]``, squared norm of each value.
+        value_dots: ``[B, H, N]``, product of each value with the mean value of its cluster.
     """
 
     key_means: Tensor
     value_means: Tensor
     log_sizes: Tensor
     value_norms: Tensor
+    value_dots: Tensor
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,13 @@ class SVGEARAttention(io.ComfyNode):
                     "Only with preset custom.",
                 ),
                 _count(
+                    "kmeans_candidates",
+                    0,
+                    1024,
+                    "How many groups each token is compared with when it is clustered again, those nearest to its last one: a power of "
+                    "two from 16 on. 0 compares with all, as published, and is slower. Only with preset custom.",
+                ),
+                _count(
                     "recluster_every",
                     1,
                     100,

@@ -36,6 +36,7 @@ class Options:
     key_clusters: int = Settings.key_clusters
     kmeans_first: int = Settings.kmeans_first
     kmeans_next: int = Settings.kmeans_next
+    kmeans_candidates: int = Settings.kmeans_candidates
     recluster_every: int = Settings.recluster_every
     weighted_centroids: bool = Settings.weighted_centroids
     key_metric: bool = Settings.key_metric

@@ -115,6 +115,7 @@ def test_what_is_not_done_is_not_counted():
     first, later = (effective_density(Settings(kmeans_first=5, kmeans_next=1, recluster_every=1), TOKENS, 0.1, call) for call in (0, 1))
     assert first > later
     assert effective_density(Settings(recluster_every=2, kmeans_next=1), TOKENS, 0.1, 1) < later
+    assert later < effective_density(Settings(kmeans_candidates=0, kmeans_next=1, recluster_every=1), TOKENS, 0.1, 1)
     plain = replace(Settings(kmeans_next=1, recluster_every=1), weighted_centroids=False)
     assert effective_density(plain, TOKENS, 0.1, 1) < later
     assert effective_density(replace(plain, method="svg2"), TOKENS, 0.1, 1) < effective_density(plain, TOKENS, 0.1, 1)

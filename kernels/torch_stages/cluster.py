@@ -12,7 +12,15 @@ from ..types import Clusters
 from .chunks import row_slices
 
 
-def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | None = None, metric: Tensor | None = None) -> Clusters:
+def cluster(
+    tokens: Tensor,
+    count: int,
+    iterations: int,
+    centroids: Tensor | None = None,
+    labels: Tensor | None = None,
+    metric: Tensor | None = None,
+    candidates: int = 0,
+) -> Clusters:
     """k-means with a fixed number of iterations (Lloyd's algorithm).
 
     Deterministic: the first centroids are tokens at a stride near the golden section of the sequence, sums run in
@@ -23,12 +31,17 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
         count: clusters, at most N.
         iterations: assignments, each followed by an update of the means, so that centroids are exact means.
         centroids: ``[B, H, count, D]`` of any dtype to start from; None samples tokens.
+        labels: integer ``[B, H, N]``, the cluster of each token so far, or None.
         metric: symmetric ``[B, H, D, D]``; the squared distance of x from c is ``(x - c)^T metric (x - c)``. None is Euclidean.
+        candidates: a token that has a cluster is compared with the centroids nearest to that cluster's, so many of them; 0
+            compares it with all.
     """
     if centroids is None:
         centroids = tokens[:, :, sampled_positions(tokens.shape[2], count, tokens.device)]
     for _ in range(iterations):
-        clusters = cluster_from_labels(tokens, _nearest(tokens, centroids, metric), centroids)
+        near = _near(centroids, metric, candidates) if 0 < candidates < count and labels is not None else None
+        labels = _nearest(tokens, centroids, metric, labels, near)
+        clusters = cluster_from_labels(tokens, labels, centroids)
         centroids = clusters.centroids
     return clusters
 
@@ -55,19 +68,35 @@ def gather_rows(tokens: Tensor, positions: Tensor) -> Tensor:
     return tokens.gather(2, positions[..., None].expand(*positions.shape, tokens.shape[-1]))
 
 
-def _nearest(tokens: Tensor, centroids: Tensor, metric: Tensor | None) -> Tensor:
-    """Label of the nearest centroid."""
+def _near(centroids: Tensor, metric: Tensor | None, candidates: int) -> Tensor:
+    """Int64 ``[B, H, C, candidates]``, ascending: the centroids nearest to each, itself among them."""
+    scaled, bias = _points(centroids, metric)
+    return (centroids.to(scaled.dtype) @ scaled.mT - bias).topk(candidates, sorted=False).indices.sort(dim=-1).values
+
+
+def _points(centroids: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``p`` ``[B, H, C, D]`` and ``b`` ``[B, H, 1, C]`` such that the centroid nearest to x has the largest ``x . p - b``."""
     # |x - c|^2 without |x|^2, and with c relative to the mean centroid m: an offset common to all tokens, which
     # keys often have, must not drown the differences. argmax of xS(c - m) - (c - m)S(c - m) / 2 - mS(c - m).
-    centroids = centroids.to(compute_dtype(tokens.dtype))
+    centroids = centroids.to(compute_dtype(centroids.dtype))
     mean = centroids.mean(dim=2, keepdim=True)
     relative = centroids - mean
     scaled = relative if metric is None else relative @ metric
-    bias = (scaled * (relative / 2 + mean)).sum(-1)[:, :, None]
+    return scaled, (scaled * (relative / 2 + mean)).sum(-1)[:, :, None]
+
+
+def _nearest(tokens: Tensor, centroids: Tensor, metric: Tensor | None, last: Tensor | None = None, near: Tensor | None = None) -> Tensor:
+    """Label of the nearest centroid, with ``near`` among those that are near to the ``last`` one."""
+    scaled, bias = _points(centroids.to(compute_dtype(tokens.dtype)), metric)
     labels = tokens.new_empty(tokens.shape[:3], dtype=torch.int64)
     row_elements = tokens.shape[0] * tokens.shape[1] * max(centroids.shape[2], tokens.shape[3])
     for rows in row_slices(tokens.shape[2], row_elements, tokens.device):
-        labels[:, :, rows] = (tokens[:, :, rows].to(centroids.dtype) @ scaled.transpose(-1, -2) - bias).argmax(-1)
+        scores = tokens[:, :, rows].to(scaled.dtype) @ scaled.mT - bias
+        if near is None:
+            labels[:, :, rows] = scores.argmax(-1)
+        else:
+            allowed = gather_rows(near, last[:, :, rows].long())
+            labels[:, :, rows] = allowed.gather(-1, scores.gather(-1, allowed).argmax(-1, keepdim=True)).squeeze(-1)
     return labels
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..types import Conditioning, Probe, SortedKeys, Summaries
 from .chunks import row_slices
-from .cluster import gather_rows, segment_sum
+from .cluster import segment_sum
 
 
 def probe_tokens(
@@ -25,7 +25,6 @@ def probe_tokens(
         scale: factor of the logits.
     """
     keys, sizes = sorted_keys.keys, sorted_keys.clusters.sizes
-    value_dots = _value_dots(sorted_keys, summaries)
     mean_norms = summaries.value_means.square().sum(-1)[:, :, None]
     shape = centroids.shape[:3]
     found = Probe(
@@ -44,7 +43,7 @@ def probe_tokens(
         masses = segment_sum(by_key, sizes).transpose(-1, -2) if weighted else mean_masses
         found.masses[:, :, rows] = masses
         found.output_norms[:, :, rows] = output_norms(masses, extra, summaries, conditioning)
-        crossed = segment_sum(by_key * value_dots[..., None], sizes).transpose(-1, -2)
+        crossed = segment_sum(by_key * summaries.value_dots[..., None], sizes).transpose(-1, -2)
         squared = segment_sum(by_key.square_().mul_(summaries.value_norms[..., None]), sizes).transpose(-1, -2)
         errors = squared - 2 * centroid_weights * crossed + mean_masses * centroid_weights * mean_norms
         found.errors[:, :, rows] = errors.clamp_(min=0)
@@ -68,15 +67,6 @@ def probe_centroids(centroids: Tensor, conditioning: Conditioning, summaries: Su
 def output_norms(masses: Tensor, extra: Tensor, summaries: Summaries, conditioning: Conditioning) -> Tensor:
     """Squared norm of each mean query's output by plain mean values, from the masses of its key clusters and of the conditioning."""
     return (masses @ summaries.value_means + extra @ conditioning.values.to(extra.dtype)).square().sum(-1)
-
-
-def _value_dots(sorted_keys: SortedKeys, summaries: Summaries) -> Tensor:
-    """``[B, H, N]``: product of each value with the mean value of its cluster."""
-    labels, values, means = sorted_keys.clusters.sorted_labels, sorted_keys.values, summaries.value_means
-    dots = torch.empty_like(summaries.value_norms)
-    for rows in row_slices(values.shape[2], values.shape[0] * values.shape[1] * values.shape[3], values.device):
-        dots[:, :, rows] = (values[:, :, rows].to(means.dtype) * gather_rows(means, labels[:, :, rows])).sum(-1)
-    return dots
 
 
 def _centroid_weights(centroids: Tensor, summaries: Summaries, scale: float, log_denominators: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 import triton
@@ -11,11 +13,15 @@ from torch import Tensor
 from ..torch_stages.cluster import sampled_positions
 from ..types import Clusters
 from .similarity import number_by_similarity
+from .tiles import cut
 
 # Tokens and centroids of one tile of scores. Two blocks of the wide tile fit a multiprocessor of 227 KiB; the others suit 99 KiB.
 NEAREST_WIDE = {"ROWS": 256, "COLUMNS": 64, "num_warps": 8, "num_stages": 2}
 NEAREST = {"ROWS": 128, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 NEAREST_FLOAT32 = {"ROWS": 64, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
+# Tokens of one tile that are compared with the candidates of their last cluster.
+NEAR = {"ROWS": 64, "num_warps": 4}
+CHOICE_WARPS = 2
 MEANS = {"ROWS": 16, "STAGES": 3, "num_warps": 2}
 # Sorting is by radix: half the bits, half the passes.
 LARGEST_INT16 = torch.iinfo(torch.int16).max
@@ -72,6 +78,54 @@ def _nearest(
     tl.store(labels + i_h * tokens + o_n, tl.minimum(tl.min(tl.min(b_label, 2), 1), clusters - 1), m_n)
 
 
+@triton.jit(do_not_specialize=["clusters"])
+def _choose_candidates(scores, candidates, clusters, LOG_C: tl.constexpr, COUNT: tl.constexpr):
+    """The COUNT places of the largest scores of one row, ascending; ties to the lower place."""
+    i_row = tl.program_id(0).to(tl.int64)
+    o_c = tl.arange(0, 1 << LOG_C)  # [C]
+    m_c = o_c < clusters  # [C]
+    b_bits = tl.load(scores + i_row * clusters + o_c, m_c, other=0.0).to(tl.int32, bitcast=True)  # [C]
+    # As integers that are in the order of the floats.
+    b_bits = tl.where(b_bits < 0, b_bits ^ 0x7FFFFFFF, b_bits)  # [C]
+    least = -(1 << 31)
+    t = tl.where(tl.sum((m_c & (b_bits >= 0)).to(tl.int32), 0) >= COUNT, 0, least)
+    for i_bit in tl.static_range(31):
+        higher = t | (1 << (30 - i_bit))
+        t = tl.where(tl.sum((m_c & (b_bits >= higher)).to(tl.int32), 0) >= COUNT, higher, t)
+    b_tied = (m_c & (b_bits == t)).to(tl.int32)  # [C]
+    b_above = (m_c & (b_bits > t)).to(tl.int32)  # [C]
+    m_tied = (b_tied > 0) & (tl.cumsum(b_tied, 0) <= COUNT - tl.sum(b_above, 0))  # [C]
+    m_chosen = (b_above > 0) | m_tied  # [C]
+    tl.store(candidates + i_row * COUNT + tl.cumsum(m_chosen.to(tl.int32), 0) - 1, o_c, m_chosen)
+
+
+@triton.jit(do_not_specialize=["heads", "tokens", "clusters", "tiles"])
+def _nearest_candidate(
+    x, x_batch, x_head, x_row,
+    order, tile_owners, tile_starts, tile_stops,
+    candidates, relative, bias, labels,
+    heads, tokens, clusters, tiles,
+    D: tl.constexpr, ROWS: tl.constexpr, CANDIDATES: tl.constexpr,
+):  # fmt: skip
+    """The nearest of the candidates of one cluster, for ROWS of its tokens; ties to the lower label. Scores as in ``_nearest``."""
+    i_tile, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_c = tl.load(tile_owners + i_h * tiles + i_tile)
+    if i_c >= clusters:
+        return
+    o_r = tl.load(tile_starts + i_h * tiles + i_tile) + tl.arange(0, ROWS)  # [R], place in the order
+    m_r = o_r < tl.load(tile_stops + i_h * tiles + i_tile)  # [R]
+    o_d = tl.arange(0, D)  # [D]
+    i_token = tl.load(order + i_h * tokens + o_r, m_r, other=0).to(tl.int64)  # [R]
+    p_x = x + i_h // heads * x_batch + i_h % heads * x_head
+    b_x = tl.load(p_x + i_token[:, None] * x_row + o_d, m_r[:, None], other=0.0)  # [R, D]
+    b_candidate = tl.load(candidates + (i_h * clusters + i_c) * CANDIDATES + tl.arange(0, CANDIDATES))  # [K]
+    i_candidate = i_h * clusters + b_candidate  # [K]
+    b_c = tl.load(relative + i_candidate[:, None] * D + o_d)  # [K, D]
+    b_s = tl.dot(b_x, tl.trans(b_c)) - tl.load(bias + i_candidate)[None, :]  # [R, K]
+    b_best = tl.where(b_s == tl.max(b_s, 1)[:, None], b_candidate[None, :], clusters - 1)  # [R, K]
+    tl.store(labels + i_h * tokens + i_token, tl.min(b_best, 1), m_r)
+
+
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters"])
 def _means(
     x, x_batch, x_head, x_row,
@@ -97,7 +151,15 @@ def _means(
     tl.store(means + p_mean, tl.where(i_stop > i_start, b_mean, b_previous))
 
 
-def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | None = None, metric: Tensor | None = None) -> Clusters:
+def cluster(
+    tokens: Tensor,
+    count: int,
+    iterations: int,
+    centroids: Tensor | None = None,
+    labels: Tensor | None = None,
+    metric: Tensor | None = None,
+    candidates: int = 0,
+) -> Clusters:
     """k-means with a fixed number of iterations (Lloyd's algorithm).
 
     Deterministic: the first centroids are tokens at a stride near the golden section of the sequence, sums run in a fixed
@@ -109,7 +171,10 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
         iterations: assignments, each followed by an update of the means, so that centroids are exact means.
         centroids: ``[B, H, count, D]`` of any dtype to start from; None samples tokens, and numbers the clusters so that
             similar ones are neighbours, because selected neighbours make one run of rows for the attention kernel.
+        labels: integer ``[B, H, N]``, the cluster of each token so far, or None.
         metric: symmetric ``[B, H, D, D]``; the squared distance of x from c is ``(x - c)^T metric (x - c)``. None is Euclidean.
+        candidates: a token that has a cluster is compared with the centroids nearest to that cluster's, so many of them (a
+            power of two, at least 16); 0 compares it with all.
 
     Returns:
         The clusters, labels in int32.
@@ -118,10 +183,17 @@ def cluster(tokens: Tensor, count: int, iterations: int, centroids: Tensor | Non
     warm = centroids is not None
     if not warm:
         centroids = tokens[:, :, sampled_positions(tokens.shape[2], count, tokens.device)]
+    near = 0 < candidates < count
+    clusters = _as_clusters(labels, centroids) if near and labels is not None else None
     for iteration in range(iterations):
         if not warm and iteration == iterations - 1:
             centroids = number_by_similarity(centroids)
-        clusters = cluster_from_labels(tokens, _nearest_labels(tokens, centroids, metric), centroids)
+        points = _points(tokens, centroids, metric)
+        if near and clusters is not None:
+            labels = _nearest_candidates(tokens, points, clusters, candidates)
+        else:
+            labels = _nearest_labels(tokens, points)
+        clusters = cluster_from_labels(tokens, labels, centroids)
         centroids = clusters.centroids
     return clusters
 
@@ -130,6 +202,12 @@ def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clu
     """The clusters that ``labels`` (integer ``[B, H, N]``) describe; empty ones take the ``previous`` centroid."""
     order, offsets = _sort(labels, previous.shape[2])
     return Clusters(labels, _cluster_means(_readable(tokens), order, offsets, previous), offsets.diff(dim=-1), order)
+
+
+def _as_clusters(labels: Tensor, centroids: Tensor) -> Clusters:
+    """Clusters of ``labels`` with the centroids that they had."""
+    order, offsets = _sort(labels, centroids.shape[2])
+    return Clusters(labels, centroids, offsets.diff(dim=-1), order)
 
 
 def _readable(tokens: Tensor) -> Tensor:
@@ -144,24 +222,61 @@ def _nearest_tiles(tokens: Tensor) -> dict[str, int]:
     return NEAREST_WIDE if nvidia and torch.cuda.get_device_capability(tokens.device)[0] in (9, 10) else NEAREST
 
 
-def _nearest_labels(tokens: Tensor, centroids: Tensor, metric: Tensor | None) -> Tensor:
-    """Int32 ``[B, H, N]``: the nearest centroid of every token."""
-    batch, heads, length, dim = tokens.shape
-    count = centroids.shape[2]
-    tiles = _nearest_tiles(tokens)
-    padding = -count % tiles["COLUMNS"]
+@dataclass(frozen=True)
+class _Points:
+    """Centroids as the kernels want them: the nearest one of x has the largest ``x . relative - bias``.
+
+    Attributes:
+        relative: ``[B, H, C, D]`` in the dtype of the tokens.
+        bias: float32 ``[B, H, C]``.
+    """
+
+    relative: Tensor
+    bias: Tensor
+
+
+def _points(tokens: Tensor, centroids: Tensor, metric: Tensor | None) -> _Points:
     # Relative to the mean centroid: an offset common to all tokens, which keys often have, must not drown the differences.
     mean = centroids.mean(dim=2, keepdim=True, dtype=torch.float32)
     relative = centroids - mean
     scaled = (relative if metric is None else relative @ metric).to(tokens.dtype)
     # From the rounded values, so that scores are distances to one definite point.
-    bias = (scaled.float() * (relative / 2 + mean)).sum(-1)
+    return _Points(scaled, (scaled.float() * (relative / 2 + mean)).sum(-1))
+
+
+def _nearest_labels(tokens: Tensor, points: _Points) -> Tensor:
+    """Int32 ``[B, H, N]``: the nearest centroid of every token."""
+    batch, heads, length, dim = tokens.shape
+    count = points.bias.shape[2]
+    tiles = _nearest_tiles(tokens)
+    padding = -count % tiles["COLUMNS"]
     labels = tokens.new_empty(batch, heads, length, dtype=torch.int32)
     _nearest[(triton.cdiv(length, tiles["ROWS"]), batch * heads)](
         tokens, *tokens.stride()[:3],
-        F.pad(scaled, (0, 0, 0, padding)), F.pad(bias, (0, padding), value=torch.inf), labels,
+        F.pad(points.relative, (0, 0, 0, padding)), F.pad(points.bias, (0, padding), value=torch.inf), labels,
         heads, length, count, count + padding,
         D=dim, **tiles,
+    )  # fmt: skip
+    return labels
+
+
+def _nearest_candidates(tokens: Tensor, points: _Points, clusters: Clusters, candidates: int) -> Tensor:
+    """Int32 ``[B, H, N]``: the nearest of the centroids that are nearest to each token's last one."""
+    batch, heads, length, dim = tokens.shape
+    between = clusters.centroids.float() @ points.relative.float().mT - points.bias[:, :, None]
+    count = between.shape[-1]
+    near = torch.empty(batch, heads, count, candidates, dtype=torch.int32, device=between.device)
+    _choose_candidates[(between[..., 0].numel(),)](
+        between, near, count, LOG_C=(count - 1).bit_length(), COUNT=candidates, num_warps=CHOICE_WARPS
+    )
+    rows = cut(clusters, NEAR["ROWS"])
+    labels = tokens.new_empty(batch, heads, length, dtype=torch.int32)
+    _nearest_candidate[(rows.owners.shape[-1], batch * heads)](
+        tokens, *tokens.stride()[:3],
+        clusters.order, rows.owners, rows.starts, rows.stops,
+        near, points.relative, points.bias, labels,
+        heads, length, count, rows.owners.shape[-1],
+        D=dim, CANDIDATES=candidates, **NEAR,
     )  # fmt: skip
     return labels
 

@@ -13,11 +13,11 @@ SUMMARIZE = {"ROWS": 32, "STAGES": 3, "num_warps": 4}
 
 @triton.jit(do_not_specialize=["tokens", "clusters"])
 def _summarize(
-    v, offsets, means, norms,
+    v, offsets, means, norms, dots,
     tokens, clusters,
     D: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The mean value of one cluster of one head, and the squared norms of its values."""
+    """The mean value of one cluster of one head, and the products of its values with themselves and with the mean."""
     i_c, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_start = tl.load(offsets + i_h * (clusters + 1) + i_c)
     i_stop = tl.load(offsets + i_h * (clusters + 1) + i_c + 1)
@@ -31,17 +31,22 @@ def _summarize(
         b_sum += b_v
     b_mean = tl.sum(b_sum, 0) / tl.maximum(i_stop - i_start, 1).to(tl.float32)  # [D]
     tl.store(means + (i_h * clusters + i_c) * D + o_d, b_mean)
+    for i_r in tl.range(i_start, i_stop, ROWS, num_stages=STAGES):
+        o_r = i_r + tl.arange(0, ROWS)  # [R]
+        m_r = o_r < i_stop  # [R]
+        b_v = tl.load(v + (i_h * tokens + o_r)[:, None] * D + o_d, m_r[:, None], other=0.0).to(tl.float32)  # [R, D]
+        tl.store(dots + i_h * tokens + o_r, tl.sum(b_v * b_mean[None, :], 1), m_r)
 
 
 def summarize(sorted_keys: SortedKeys) -> Summaries:
-    """Mean key and value of every cluster, log sizes, and the squared norm of each value, all in float32."""
+    """Mean key and value of every cluster, log sizes, and products of each value with itself and with the mean, all in float32."""
     clusters, values = sorted_keys.clusters, sorted_keys.values
     batch, heads, length, dim = values.shape
     count = clusters.sizes.shape[-1]
     value_means = values.new_empty(batch, heads, count, dim, dtype=torch.float32)
-    value_norms = values.new_empty(batch, heads, length, dtype=torch.float32)
+    value_norms, value_dots = values.new_empty(2, batch, heads, length, dtype=torch.float32)
     _summarize[(count, batch * heads)](
-        values, clusters.offsets, value_means, value_norms,
+        values, clusters.offsets, value_means, value_norms, value_dots,
         length, count,
         D=dim, **SUMMARIZE,
     )  # fmt: skip
@@ -50,4 +55,5 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
         value_means=value_means,
         log_sizes=clusters.sizes.float().log(),
         value_norms=value_norms,
+        value_dots=value_dots,
     )

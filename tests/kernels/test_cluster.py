@@ -29,9 +29,23 @@ def test_a_metric_weighs_directions_as_the_reference_does():
     metric = key_metric(clusters)
     torch.testing.assert_close(metric, reference.key_metric(clusters))
     centroids = starts(queries, 9)
-    found, expected = cluster(queries, 9, 3, centroids, metric), reference.cluster(queries, 3, centroids, metric)
+    found, expected = cluster(queries, 9, 3, centroids, metric=metric), reference.cluster(queries, 3, centroids, metric)
     assert torch.equal(found.labels, expected.labels)
     assert not torch.equal(found.labels, cluster(queries, 9, 3, centroids).labels)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_token_moves_among_the_candidates_of_its_cluster(weighed):
+    queries, keys, _ = clustered(400, heads=2)
+    metric = key_metric(cluster(keys, 17, 2)) if weighed else None
+    centroids = starts(queries, 40)
+    labels = torch.randint(40, queries.shape[:3], generator=torch.Generator().manual_seed(2))
+    found = cluster(queries, 40, 2, centroids, labels, metric, candidates=16)
+    expected = reference.cluster(queries, 2, centroids, metric, labels, 16)
+    assert torch.equal(found.labels, expected.labels)
+    assert not torch.equal(found.labels, cluster(queries, 40, 2, centroids, metric=metric).labels)
+    everywhere = cluster(queries, 40, 2, centroids, labels, metric, candidates=64)
+    assert torch.equal(everywhere.labels, cluster(queries, 40, 2, centroids, metric=metric).labels)
 
 
 def test_identical_keys_leave_the_metric_euclidean():

@@ -10,8 +10,8 @@ from svg_ear.kernels import tuning
 pytest.importorskip("triton")
 # The package exports functions under the names of these modules.
 STAGES = "svg_ear.kernels.triton_stages."
-NAMES = ("attend", "cluster", "dense", "permute", "probe", "route", "summarize")
-attend, cluster, dense, permute, probe, route, summarize = (import_module(STAGES + name) for name in NAMES)
+NAMES = ("attend", "cluster", "dense", "permute", "probe", "route", "summarize", "tiles")
+attend, cluster, dense, permute, probe, route, summarize, tiles = (import_module(STAGES + name) for name in NAMES)
 
 CAPABILITIES = (80, 89, 90)
 ALL_CAPABILITIES = (*CAPABILITIES, 100, 120)
@@ -40,6 +40,22 @@ def kernels(kind, dim, capability):
             {"D": dim} | nearest,
         ),
         (
+            cluster, "_choose_candidates",
+            {"scores": "*fp32", "candidates": "*i32", "clusters": "i32"},
+            {"LOG_C": 10, "COUNT": 32, "num_warps": cluster.CHOICE_WARPS},
+        ),
+        (
+            tiles, "_cut",
+            {"offsets": "*i64"} | dict.fromkeys(("owners", "starts", "stops", "bounds"), "*i32") | ints("clusters", "tiles", "fewest"),
+            {"HEIGHT": 64, "AT_ONCE": tiles.TILES_AT_ONCE, "num_warps": 4},
+        ),
+        (
+            cluster, "_nearest_candidate",
+            x | {"order": "*i64", "candidates": "*i32", "relative": kind, "bias": "*fp32", "labels": "*i32"}
+            | dict.fromkeys(("tile_owners", "tile_starts", "tile_stops"), "*i32") | ints("heads", "tokens", "clusters", "tiles"),
+            {"D": dim, "CANDIDATES": 32} | cluster.NEAR,
+        ),
+        (
             cluster, "_means",
             x | sorting | {"previous": "*fp32", "means": "*fp32"} | ints("heads", "tokens", "clusters"),
             {"D": dim} | cluster.MEANS,
@@ -51,7 +67,7 @@ def kernels(kind, dim, capability):
         ),
         (
             summarize, "_summarize",
-            {"v": kind, "offsets": "*i64", "means": "*fp32", "norms": "*fp32"} | ints("tokens", "clusters"),
+            {"v": kind, "offsets": "*i64", "means": "*fp32", "norms": "*fp32", "dots": "*fp32"} | ints("tokens", "clusters"),
             {"D": dim} | summarize.SUMMARIZE,
         ),
     ]  # fmt: skip
@@ -75,8 +91,8 @@ def rows(name, kind):
     return {name: kind, f"{name}_head": "i32", f"{name}_row": "i32"}
 
 
-def tiled(tiles):
-    return {"ROWS": tiles.rows, "KEYS": tiles.keys, "STAGES": tiles.stages, "num_warps": tiles.warps}
+def tiled(shape):
+    return {"ROWS": shape.rows, "KEYS": shape.keys, "STAGES": shape.stages, "num_warps": shape.warps}
 
 
 def attention_kernels(kind, dim, attend_tiles, probe_tiles):
@@ -85,8 +101,8 @@ def attention_kernels(kind, dim, attend_tiles, probe_tiles):
         name: size for name in ("extra_k", "extra_v") for name, size in ((name, kind), (f"{name}_head", "i32"), (f"{name}_row", "i32"))
     }
     q = rows("q", kind)
-    tiles = dict.fromkeys(("tile_owners", "tile_starts", "tile_stops", "tile_bounds"), "*i32")
-    tables = dict.fromkeys(("at_means", "log_errors", "log_masses"), "*fp32")
+    cuts = dict.fromkeys(("tile_owners", "tile_starts", "tile_stops", "tile_bounds"), "*i32")
+    tables = dict.fromkeys(("peaks", "sums", "squares", "crosses"), "*fp32")
     return [
         (
             attend, "_attend",
@@ -104,16 +120,21 @@ def attention_kernels(kind, dim, attend_tiles, probe_tiles):
         ),
         (
             probe, "_probe",
-            dict.fromkeys(("centroids", "k", "v", "own_values"), kind) | dict.fromkeys(("norms", "value_means"), "*fp32")
-            | {"cluster_starts": "*i64"}
-            | tiles | tables | {"scale": "fp32"} | ints("groups", "clusters", "keys", "tiles", "clusters_at_once"),
+            dict.fromkeys(("centroids", "k", "v", "own_values"), kind) | dict.fromkeys(("norms", "dots"), "*fp32")
+            | cuts | tables | {"scale": "fp32"} | ints("groups", "clusters", "keys", "tiles", "clusters_at_once"),
             {"D": dim, "OWN": True} | tiled(probe_tiles),
         ),
         (
-            probe, "_finish",
-            tables | dict.fromkeys(("log_sizes", "extra_log_sums", "errors", "masses", "log_weights", "log_denominators"), "*fp32")
+            probe, "_denominators",
+            dict.fromkeys(("peaks", "sums", "extra_log_sums", "log_denominators"), "*fp32") | ints("groups", "clusters"),
+            probe.DENOMINATORS,
+        ),
+        (
+            probe, "_relate",
+            tables
+            | dict.fromkeys(("at_means", "log_sizes", "mean_norms", "log_denominators", "errors", "masses", "log_weights"), "*fp32")
             | ints("groups", "clusters"),
-            {"WEIGHTED": True} | probe.FINISH,
+            {"WEIGHTED": True} | probe.RELATE,
         ),
         (
             route, "_select",
@@ -129,8 +150,8 @@ def attention_kernels(kind, dim, attend_tiles, probe_tiles):
 def test_probing_routing_and_attending_spill_nothing(kind, dim):
     cases = []
     for capability in ALL_CAPABILITIES if kind == "*bf16" else CAPABILITIES:
-        tiles = (tuning.FLOAT32, tuning.FLOAT32) if kind == "*fp32" else (tuning.ATTEND[capability], tuning.PROBE[capability])
-        for module, kernel, signature, constexprs in attention_kernels(kind, dim, *tiles):
+        shapes = (tuning.FLOAT32, tuning.FLOAT32) if kind == "*fp32" else (tuning.ATTEND[capability], tuning.PROBE[capability])
+        for module, kernel, signature, constexprs in attention_kernels(kind, dim, *shapes):
             cases.append(Case(module.__name__, kernel, signature, constexprs, capability))
     for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,8 @@ def dense(q, k, v, visible=None):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_matches_the_reference(dtype, weighted, dim):
-    settings = Settings(density=0.2, weighted_centroids=weighted, query_clusters=4, key_clusters=15, recluster_every=1)
+    counts = {"query_clusters": 4, "key_clusters": 25, "kmeans_candidates": 16}
+    settings = Settings(density=0.2, weighted_centroids=weighted, recluster_every=1, **counts)
     layout = SequenceLayout(range(20, 320), (range(0, 13), range(330, 341)))
     q, k, v = clustered(345, heads=3, dim=dim, dtype=dtype)
     state = ClusterState()
@@ -26,7 +29,7 @@ def test_matches_the_reference(dtype, weighted, dim):
     sparse_attention(q, k, v, settings, **call)
     kept = state.items[0]
     centroids = (kept.query_centroids, kept.key_centroids)
-    starts = type(kept)(*(tensor.double() for tensor in centroids), None, None)
+    starts = type(kept)(*(tensor.double() for tensor in centroids), kept.query_labels.long(), kept.key_labels.long())
     found = sparse_attention(q, k, v, settings, **call).output
     expected = reference.sparse_attention(q.double(), k.double(), v.double(), settings, layout, dim**-0.5, starts)
     plain = F.scaled_dot_product_attention(q, k, v)
@@ -175,7 +178,7 @@ class TestState:
     def test_labels_are_not_kept_without_need(self):
         q, k, v = clustered(400)
         state = ClusterState()
-        sparse_attention(q, k, v, self.settings, state=state)
+        sparse_attention(q, k, v, replace(self.settings, kmeans_candidates=0), state=state)
         assert state.items[0].key_labels is None
         assert 0 < state.nbytes() < q.nbytes
 

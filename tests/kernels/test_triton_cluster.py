@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import pytest
 import torch
 from kernel_inputs import relative_error
@@ -5,7 +7,6 @@ from svg_ear.kernels import reference, torch_stages
 from triton_cases import DEVICE, GPU, arranged, dtypes, inputs, layouts, lengths, separated
 
 pytest.importorskip("triton")
-from svg_ear.kernels.triton_stages import cluster as stage  # noqa: E402
 from svg_ear.kernels.triton_stages.cluster import cluster, cluster_from_labels  # noqa: E402
 from svg_ear.kernels.triton_stages.similarity import number_by_similarity  # noqa: E402
 
@@ -56,12 +57,32 @@ def test_labels_are_as_near_as_in_plain_torch(dtype):
     assert excess(keys, found, centroids) <= 2 * excess(keys, plain.argmax(-1), centroids) + torch.finfo(torch.float32).eps
 
 
+@dtypes
+@lengths
+def test_a_token_moves_among_the_candidates_of_its_cluster(tokens, dtype):
+    keys, points = separated(tokens, dtype, points=18, heads=1)
+    points = points[:, :, :tokens]
+    count = points.shape[2]
+    labels = torch.randint(count, keys.shape[:3], generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    found = cluster(keys, count, 1, points, labels, candidates=16)
+    check(found, keys)
+    keys, points = keys.double(), points.double()
+    near = torch.cdist(points, points).argsort(-1)[..., :16].gather(2, labels[..., None].expand(-1, -1, -1, min(16, count)))
+    distances = torch.cdist(keys, points)
+    chosen = distances.gather(-1, found.labels.long()[..., None]).squeeze(-1)
+    assert (chosen <= 1.01 * distances.gather(-1, near).amin(-1)).all()
+    assert tokens <= 16 or (chosen > 1.01 * distances.amin(-1)).any()
+
+
 @layouts
 @pytest.mark.parametrize("dim", [64, 128])
 def test_strides_do_not_matter(layout, dim):
     keys = inputs(100, batch=2, heads=3, dim=dim)[1]
     centroids = arranged(keys[:, :, :9], "tokens first")
     assert same(cluster(arranged(keys, layout), 9, 1, centroids), cluster(keys, 9, 1, centroids.contiguous()))
+    keys = keys[:, 1:2]
+    near = (keys[:, :, :17], torch.arange(100, device=DEVICE).expand(2, 1, 100) % 17, None, 16)
+    assert same(cluster(arranged(keys, layout), 17, 1, *near), cluster(keys, 17, 1, *near))
 
 
 def test_iterations_are_calls_in_a_row_and_repeat_bitwise():
@@ -135,6 +156,7 @@ def test_nothing_waits_for_the_gpu():
     try:
         cluster(keys, 40, 2)
         cluster(keys, 40, 1, kept.centroids)
+        cluster(keys, 40, 1, kept.centroids, kept.labels, candidates=16)
         cluster_from_labels(keys, kept.labels, kept.centroids)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -142,7 +164,8 @@ def test_nothing_waits_for_the_gpu():
 
 @on_gpu
 def test_a_new_length_compiles_nothing():
-    kernels = (stage._nearest, stage._means)
+    stage = import_module(cluster.__module__)
+    kernels = (stage._nearest, stage._nearest_candidate, stage._means)
 
     def compiled():
         return [sum(len(cache[0]) for cache in kernel.device_caches.values()) for kernel in kernels]
@@ -150,7 +173,7 @@ def test_a_new_length_compiles_nothing():
     counts = []
     for tokens, count in ((2000, 40), (2001, 41), (1, 1), (4096, 64)):
         keys = arranged(inputs(tokens)[1], "tokens first")
-        cluster(keys, count, 2)
+        cluster(keys, count, 2, candidates=16)
         counts.append(compiled())
     assert counts[1:] == counts[:1] * 3
 

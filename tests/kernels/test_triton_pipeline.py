@@ -3,12 +3,12 @@
 import pytest
 import torch
 from kernel_inputs import relative_error
-from svg_ear.kernels import SequenceLayout, Settings, sparse_attention
+from svg_ear.kernels import ClusterState, SequenceLayout, Settings, sparse_attention
 from triton_cases import dtypes, inputs
 
 pytest.importorskip("triton")
 LAYOUT = SequenceLayout(range(7, 140), (range(0, 5), range(140, 149)))
-COUNTS = {"query_clusters": 5, "key_clusters": 11, "kmeans_first": 2}
+COUNTS = {"query_clusters": 5, "key_clusters": 11, "kmeans_first": 2, "recluster_every": 2}
 
 
 @dtypes
@@ -26,8 +26,15 @@ COUNTS = {"query_clusters": 5, "key_clusters": 11, "kmeans_first": 2}
 )
 def test_a_call_gives_what_torch_gives(settings, dtype):
     q, k, v = inputs(149, dtype, heads=1)
-    plain, fused = (
-        sparse_attention(q, k, v, settings, layouts=LAYOUT, implementation=name).output[:, :, 7:140] for name in ("torch", "triton")
-    )
-    tolerance = {torch.float32: 2e-3 if q.is_cuda else 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
-    assert relative_error(fused, plain) < tolerance
+    first = ClusterState()
+    sparse_attention(q, k, v, settings, layouts=LAYOUT, state=first, implementation="torch")
+
+    def call(implementation):
+        # The labels of the first call: a token between two clusters may go to either.
+        state = ClusterState(calls=1, items=dict(first.items))
+        return sparse_attention(q, k, v, settings, layouts=LAYOUT, state=state, implementation=implementation).output[:, :, 7:140]
+
+    plain, fused = call("torch"), call("triton")
+    # Triton rounds twice to the input dtype where torch rounds once: centroids and output. A GPU multiplies float32 in tf32.
+    rounding = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-3 if q.is_cuda else 1e-6
+    assert relative_error(fused, plain) < 2 * rounding

@@ -13,6 +13,8 @@ from svg_ear.kernels import SequenceLayout, Settings
         (dict(key_clusters=-1), "key_clusters is -1; it must be at least 0"),
         (dict(kmeans_next=0), "kmeans_next is 0; it must be at least 1"),
         (dict(recluster_every=0), "recluster_every is 0"),
+        (dict(kmeans_candidates=24), "kmeans_candidates is 24; it must be 0 or a power of two"),
+        (dict(kmeans_candidates=8), "at least 16"),
         (dict(density=float("nan")), "density is nan"),
     ],
 )
