@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io
-from server import PromptServer
 
 from ..kernels.types import BUDGETS, METHODS, PROBE_SCORES
+from .identity import require_model
 from .options import CUSTOM, PRESETS, Options
 from .override import Patch
+from .patching import patched, tell
+from .profiles import ProfileType
 from .record import ATTACHMENT
 
-# Wrappers and callbacks carry this key, so that a second node can take the place of the first.
-KEY = "svg_ear"
 DEFAULTS = Options()
 
 
@@ -46,13 +45,6 @@ def _switch(name, tooltip):
 
 def _numbers(name, tooltip):
     return io.String.Input(name, default=getattr(DEFAULTS, name), optional=True, advanced=True, tooltip=tooltip)
-
-
-def _tell(node_id, text):
-    """Show a line of text on a node; older servers have no way to."""
-    send = getattr(PromptServer.instance, "send_progress_text", None)
-    if send is not None and node_id is not None:
-        send(text, node_id)
 
 
 class SVGEARAttention(io.ComfyNode):
@@ -89,7 +81,8 @@ class SVGEARAttention(io.ComfyNode):
                     "method",
                     METHODS,
                     "svg-ear estimates the skipped pairs from cluster averages; svg2 drops them, which saves little "
-                    "time and is less exact. Keep svg-ear unless you compare. Only with preset custom.",
+                    "time and is less exact. calibrated computes the blocks of a calibration without any search; it needs a profile. "
+                    "Keep svg-ear unless you compare. Only with preset custom.",
                     advanced=True,
                 ),
                 _combo(
@@ -237,6 +230,16 @@ class SVGEARAttention(io.ComfyNode):
                     "Host memory that the recorded routing of the last runs of this node may take, in MB (while sampling it lies on the "
                     "GPU). At 720p one layer, step and head takes about 1.5 MB. 0 records none.",
                 ),
+                _switch(
+                    "compensate",
+                    "With method calibrated: estimate the skipped pairs from block averages. Off drops them, as published: faster and "
+                    "further from dense. Only with preset custom.",
+                ),
+                ProfileType.Input(
+                    "profile",
+                    optional=True,
+                    tooltip="A calibration of SVG-EAR Load Calibration, for method calibrated with preset custom.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with sparse attention.")],
             hidden=[io.Hidden.unique_id],
@@ -247,6 +250,7 @@ class SVGEARAttention(io.ComfyNode):
         cls,
         preset=DEFAULTS.preset,
         density=DEFAULTS.density,
+        method=DEFAULTS.method,
         budget=DEFAULTS.budget,
         start_percent=DEFAULTS.start_percent,
         end_percent=DEFAULTS.end_percent,
@@ -258,6 +262,7 @@ class SVGEARAttention(io.ComfyNode):
         given = {
             "preset": preset,
             "density": density,
+            "method": method,
             "budget": budget,
             "start_percent": start_percent,
             "end_percent": end_percent,
@@ -276,16 +281,13 @@ class SVGEARAttention(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model, **widgets) -> io.NodeOutput:
-        patch = Patch(Options(**widgets), partial(_tell, cls.hidden.unique_id))
-        model = model.clone()
-        for wrapper_type, wrapper in (
-            (WrappersMP.OUTER_SAMPLE, patch.outer_sample),
-            (WrappersMP.APPLY_MODEL, patch.apply_model),
-        ):
-            model.remove_wrappers_with_key(wrapper_type, KEY)
-            model.add_wrapper_with_key(wrapper_type, KEY, wrapper)
-        model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
-        model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, patch.cleanup)
+    def execute(cls, model, profile=None, **widgets) -> io.NodeOutput:
+        options = Options(**widgets)
+        options.check_profile(profile is not None)
+        if profile is not None:
+            # torch.compile wraps the model and hides its class.
+            require_model(profile, getattr(model.model.diffusion_model, "_orig_mod", model.model.diffusion_model))
+        patch = Patch(options, partial(tell, cls.hidden.unique_id), profile)
+        model = patched(model, patch)
         model.set_attachments(ATTACHMENT, patch.recorder)
         return io.NodeOutput(model)

@@ -28,6 +28,11 @@ class Block:
     layer: int
     layers: int
 
+    @property
+    def site(self) -> tuple[int, int]:
+        """What a calibration calls it."""
+        return self.layer, self.ordinal
+
 
 @dataclass
 class Evaluation:
@@ -40,6 +45,7 @@ class Evaluation:
         architecture: None when its tokens are not understood.
         grid: frames, rows and columns of the latent's patches, None when it is not a video.
         step, sparse_steps: see :class:`Place`.
+        sigma: noise level, None where the sampler does not tell.
         step_reason: why the step stays dense.
         branch, context_window: see :class:`StateKey`.
         inner: the attention override below ours.
@@ -50,6 +56,7 @@ class Evaluation:
     architecture: Architecture | None
     grid: tuple[int, int, int] | None
     step: int
+    sigma: float | None
     sparse_steps: tuple[int, ...]
     step_reason: Reason | None
     branch: tuple

@@ -3,12 +3,15 @@
 from comfy_api.latest import ComfyExtension
 
 from .attention import SVGEARAttention
+from .calibrate import SVGEARCalibrate
+from .load_calibration import SVGEARLoadCalibration
 from .report import SVGEARReport
 from .routed_blocks import SVGEARRoutedBlocks
+from .save_calibration import SVGEARSaveCalibration
 
 
 class SVGEARExtension(ComfyExtension):
     """The nodes of the pack."""
 
     async def get_node_list(self):
-        return [SVGEARAttention, SVGEARRoutedBlocks, SVGEARReport]
+        return [SVGEARAttention, SVGEARRoutedBlocks, SVGEARReport, SVGEARCalibrate, SVGEARSaveCalibration, SVGEARLoadCalibration]

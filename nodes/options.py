@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from ..kernels import Settings
+from ..kernels.types import CALIBRATED
 from .selection import AUTOMATIC as EVENLY
 from .selection import Selection
 from .trace import MapChoice
@@ -59,7 +60,7 @@ class Options:
     def __post_init__(self):
         if self.preset not in (*PRESETS, CUSTOM):
             raise ValueError(f"preset is {self.preset!r}; choose one of {', '.join((*PRESETS, CUSTOM))}")
-        if self.preset == CUSTOM and self.budget == "density" and self.density == 0:
+        if self.preset == CUSTOM and self.method != CALIBRATED and self.budget == "density" and self.density == 0:
             raise ValueError(
                 "density is 0, and the custom preset has no density of its own; "
                 "set density to the share of pairs to compute, such as 0.1, or set budget to top-p"
@@ -79,6 +80,20 @@ class Options:
             return Settings(**{entry.name: getattr(self, entry.name) for entry in fields(Settings)})
         preset = PRESETS[self.preset]
         return preset if self.density == 0 else replace(preset, density=self.density)
+
+    def check_profile(self, is_connected: bool) -> None:
+        """Raise ValueError unless a calibration is connected exactly where the method is ``calibrated``."""
+        is_used = self.settings().method == CALIBRATED
+        if is_used and not is_connected:
+            raise ValueError(
+                "method is calibrated, and no calibration is connected: connect SVG-EAR Load Calibration to profile, "
+                "or choose another method"
+            )
+        if is_connected and not is_used:
+            raise ValueError(
+                f"a calibration is connected to profile, but preset is {self.preset} and method is {self.method}: "
+                "set preset to custom and method to calibrated, or disconnect it"
+            )
 
     def dense_layers(self) -> Selection:
         """The layers that stay dense."""

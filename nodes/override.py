@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..kernels.calibration import Profile
 from . import reasons
 from .call import AttentionCall
 from .evaluation import Block, Evaluation
+from .identity import require_grid, require_model
 from .options import Options
 from .reasons import Reason, StrictModeError
 from .record import Recorder, Run
@@ -37,9 +39,10 @@ class Patch:
     such an evaluation. Nothing is written to the MODEL's own ``transformer_options``, so nothing can chain to itself.
     """
 
-    def __init__(self, options: Options, tell: Callable[[str], None] = lambda text: None):
-        """``tell`` shows a line of text on the node."""
+    def __init__(self, options: Options, tell: Callable[[str], None] = lambda text: None, profile: Profile | None = None):
+        """``tell`` shows a line of text on the node; ``profile`` says what method ``calibrated`` computes."""
         self.options = options
+        self.profile = profile
         self.tell = tell
         self.settings = options.settings()
         self.dense_layers = options.dense_layers()
@@ -105,6 +108,7 @@ class Patch:
             architecture=architecture,
             grid=grid,
             step=schedule.step(sigma),
+            sigma=sigma,
             sparse_steps=schedule.sparse_steps,
             step_reason=schedule.dense_reason(sigma),
             branch=branch,
@@ -129,19 +133,18 @@ class Patch:
 
         call = AttentionCall.of(*args, **kwargs)
         evaluation.block = None
+        dense = partial(func if evaluation.inner is None else partial(evaluation.inner, func), *args, **kwargs)
         found = self.dense_reason(call, evaluation, transformer_options)
         if not isinstance(found, Reason):
-            found = self._sparse(call, found, evaluation)
+            found = self._attend(call, found, evaluation, dense)
         if not isinstance(found, Reason):
             return found
 
         self._report(found, evaluation, transformer_options)
-        inner = evaluation.inner
-        dense = func if inner is None else partial(inner, func)
         if found not in reasons.SCHEDULED:
-            return dense(*args, **kwargs)
+            return dense()
         with self.run.dense_timer(call.q.device).stage("dense", call.q.device):
-            return dense(*args, **kwargs)
+            return dense()
 
     def dense_reason(self, call: AttentionCall, evaluation: Evaluation, transformer_options: dict) -> Reason | StateKey:
         """Why a call stays dense, or the key of its state when it can run sparse.
@@ -180,8 +183,17 @@ class Patch:
             layouts=tuple(layouts),
         )
 
-    def _sparse(self, call: AttentionCall, key: StateKey, evaluation: Evaluation) -> Tensor | Reason:
-        """The output of a sparse call, or the reason when memory ran out."""
+    def _attend(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, dense: Callable[[], Tensor]) -> Tensor | Reason:
+        """The output of a call that can run sparse, or the reason why it stays dense after all; ``dense`` computes that."""
+        blocks = None
+        if self.profile is not None:
+            if evaluation.sigma is None:
+                return reasons.UNKNOWN_STEP
+            require_grid(self.profile, evaluation.grid, len(key.layouts[0].video))
+            require_model(self.profile, evaluation.model, call.shape)
+            blocks = self.profile.routing(evaluation.block.site, evaluation.sigma, call.q.device)
+            if blocks is None:
+                return reasons.NOT_CALIBRATED
         place = evaluation.place(evaluation.block, key.layouts[0], call.shape[0])
         # Blocks that share a number with another one (VACE) have no maps of their own.
         observe = self.run.trace.observer(place, call.heads) if key.ordinal == 0 or key.block_index is None else None
@@ -192,6 +204,7 @@ class Patch:
                 *call.split_heads(),
                 self.settings,
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
+                blocks=blocks,
                 state=self.states.get(key),
                 scale=call.options.get("scale"),
                 memory_limit=self.options.memory_limit(),

@@ -75,6 +75,11 @@ UNKNOWN_STEP = Reason(
     "The sampler does not tell a falling noise schedule, so the steps that should stay dense are not known.",
     "Use a stock sampler, or set dense_first_steps and dense_last_steps to 0, start_percent to 0 and end_percent to 1.",
 )
+NOT_CALIBRATED = Reason(
+    "not-calibrated",
+    "The calibration has nothing for this layer or this noise level.",
+    "Load the calibration of this model and of this part of the denoising, or calibrate again with the same nodes.",
+)
 HEAD_DIM = Reason("head-dim", "The head dimension is neither 64 nor 128.", "Use a model with head dimension 64 or 128.")
 DTYPE = Reason("dtype", "The tensors are not float16, bfloat16 or float32.", "Choose another compute type for the model.")
 DEVICE = Reason("device", "The device cannot run SVG-EAR.", "Run on a CUDA or ROCm GPU, or on the CPU.")

@@ -28,7 +28,7 @@ class Schedule:
     """
 
     def __init__(self, sigmas: list[float] | None, percent_to_sigma: Callable[[float], float], options: Options):
-        self._sigmas = sigmas or []
+        self._sigmas, self._percent_to_sigma = sigmas or [], percent_to_sigma
         self._is_known = len(self._sigmas) > 1 and all(a >= b for a, b in zip(self._sigmas, self._sigmas[1:]))
         self.steps = max(len(self._sigmas) - 1, 0)
         self._start = float(percent_to_sigma(options.start_percent)) if options.start_percent > 0 else None
@@ -62,6 +62,16 @@ class Schedule:
     def sparse_steps(self) -> tuple[int, ...]:
         """The steps that may run sparse."""
         return tuple(step for step, sigma in enumerate(self._sigmas[:-1]) if self.dense_reason(sigma) is None)
+
+    @cached_property
+    def progress(self) -> tuple[float, ...]:
+        """Where in the whole denoising each step begins, 0 to 1."""
+        return tuple(_percent(sigma, self._percent_to_sigma) for sigma in self._sigmas[:-1])
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels between the steps, none where the schedule is not known."""
+        return tuple(self._sigmas) if self._is_known else ()
 
     def step(self, sigma: float | None) -> int:
         """The step that ``sigma`` belongs to, counted from 0; 0 where the schedule is not known."""

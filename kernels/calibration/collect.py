@@ -55,17 +55,18 @@ class Calibration:
         energy: attention that the kept blocks of the last steps must hold, 0 to 1; 0 takes the published value.
         every: look at every n-th step only; the steps between take the nearest. Time and memory shrink likewise.
         memory_limit: bytes of host memory that masks may take.
+        repeating: mark heads whose output repeats, of which only the anchor blocks are computed.
 
     Attributes:
         runs: finished runs.
     """
 
-    def __init__(self, energy: float = 0.0, every: int = 1, memory_limit: int | None = None):
+    def __init__(self, energy: float = 0.0, every: int = 1, memory_limit: int | None = None, repeating: bool = True):
         if not 0 <= energy <= 1:
             raise ValueError(f"energy is {energy}; it is a share of the attention and must lie between 0 and 1 (0: as published)")
         if every < 1:
             raise ValueError(f"every is {every}; look at every step (1), every second (2) and so on")
-        self.energy, self.every, self.memory_limit = energy, every, memory_limit
+        self.energy, self.every, self.memory_limit, self.repeating = energy, every, memory_limit, repeating
         self.runs = 0
         self.spots: dict[Spot, Gathered] = defaultdict(Gathered)
         self.schedule: tuple[float, ...] | None = None
@@ -120,7 +121,7 @@ class Calibration:
                 masks += own
             for i_step, step in enumerate(steps):
                 cosines = numpy.stack(self.spots[site, step].cosines)
-                repeats[i_step, i_site] = [median(head) > REPEATING_COSINE for head in cosines.T.tolist()]
+                repeats[i_step, i_site] = [self.repeating and median(head) > REPEATING_COSINE for head in cosines.T.tolist()]
         return Profile(
             model=model,
             grid=grid,

@@ -41,7 +41,8 @@ def test_nodes_are_registered(client):
     schema = client.object_info("SVGEARAttention")
     assert list(schema["input"]["required"]) == ["model"]
     assert list(schema["input"]["optional"])[:2] == ["preset", "density"]
-    for name in ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport"):
+    calibrating = ("SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration")
+    for name in ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport", *calibrating):
         inputs = client.object_info(name)["input"]
         assert all(options[1]["tooltip"] for group in ("required", "optional") for options in inputs.get(group, {}).values())
     assert client.object_info("SVGEARReport")["output_node"]

@@ -232,6 +232,13 @@ def test_runs_that_do_not_belong_together_are_refused():
             Calibration(**wrong)
 
 
+def test_repeating_heads_can_be_left_as_they_are():
+    run = (calibration := Calibration(repeating=False)).start(SCHEDULE)
+    run.observe((0, 0), 0, *(part[None, None] for part in made_up(0)[:2]), torch.ones(1, 1, TOKENS, 64), layouts=LAYOUTS)
+    run.finish()
+    assert not calibration.profile(replace(MODEL, heads=1), GRID).repeats.any()
+
+
 def test_the_energy_of_the_last_steps_can_be_chosen():
     thin, thick = (gathered(1, steps=4, energy=energy).profile(MODEL, GRID) for energy in (0.4, 0.95))
     assert thin.thresholds.last == 0.4 and thick.thresholds == Thresholds(0.95, 0.95, 5.64)

@@ -1,0 +1,107 @@
+"""The calibrating node: MODEL -> a MODEL that samples densely while block energies are gathered."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from comfy_api.latest import io
+
+from ..kernels.calibration import Calibration
+from .gathering import CALIBRATION, CalibratingPatch
+from .patching import patched, tell
+
+
+class SVGEARCalibrate(io.ComfyNode):
+    """Patches a MODEL so that its dense runs are learned from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SVGEARCalibrate",
+            display_name="SVG-EAR Calibrate",
+            category="model/patch",
+            search_aliases=["CalibAtt", "calibrate sparse attention", "attention profile"],
+            description=(
+                "Learns which attention a video model needs: the model samples densely as usual, in at most three times the time, and "
+                "the attention between blocks of 128 tokens is added up over all runs. SVG-EAR Save Calibration writes the "
+                "result to a file, with which SVG-EAR Sparse Attention saves the search in every step."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The video model to calibrate. Put this node last before the sampler."),
+                io.Float.Input(
+                    "energy",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip=(
+                        "Share of the attention that the blocks kept in the last steps must hold; 0 takes the published value, about "
+                        "0.8 to 0.9. Lower is faster and further from dense."
+                    ),
+                ),
+                io.Int.Input(
+                    "every",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Look at every so many steps only; the steps between take the nearest one's blocks. Higher saves time and "
+                        "host memory."
+                    ),
+                ),
+                io.Int.Input(
+                    "min_tokens",
+                    default=4096,
+                    min=0,
+                    max=1048576,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Sequences with fewer tokens are not looked at.",
+                ),
+                io.Float.Input(
+                    "memory_limit_gb",
+                    default=16.0,
+                    min=0.1,
+                    max=4096.0,
+                    step=0.5,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Host memory that what is gathered may take. A 14B model at 720p takes about 0.07 GB for each step, twice for few "
+                        "runs and six times for 16 and more. When it does not suffice, the run stops with a message: raise every, or this."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "repeating_heads",
+                    default=True,
+                    optional=True,
+                    tooltip=(
+                        "Find heads whose output repeats over the video, of which a quarter is computed and copied: faster. Switch it off "
+                        "when the clips that follow show repeated patterns."
+                    ),
+                ),
+                io.Int.Input(
+                    "restart",
+                    default=0,
+                    min=0,
+                    max=1 << 30,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Change this number to forget all runs and begin anew. Any other change of this node does that too.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model that is learned from. Connect it to the sampler and to SVG-EAR Save Calibration.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, energy=0.0, every=1, min_tokens=4096, memory_limit_gb=16.0, repeating_heads=True, restart=0) -> io.NodeOutput:
+        calibration = Calibration(energy, every, int(memory_limit_gb * 2**30), repeating_heads)
+        patch = CalibratingPatch(calibration, min_tokens, partial(tell, cls.hidden.unique_id))
+        model = patched(model, patch)
+        model.set_attachments(CALIBRATION, patch)
+        return io.NodeOutput(model)

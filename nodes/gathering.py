@@ -1,0 +1,90 @@
+"""Dense sampling that a calibration learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..kernels.calibration import Calibration, CalibrationRun, Profile
+from .call import AttentionCall
+from .evaluation import Evaluation
+from .identity import model_identity
+from .options import Options
+from .override import Patch
+from .reasons import Reason
+from .record import Run
+from .state import StateKey
+
+# Attachment of a patched MODEL under which its CalibratingPatch is found.
+CALIBRATION = "svg_ear_calibration"
+
+
+class CalibratingPatch(Patch):
+    """Runs every call dense, and shows those that could run sparse to a calibration.
+
+    Args:
+        calibration: what learns.
+        min_tokens: shorter sequences are not looked at.
+        tell: shows a line of text on the node.
+    """
+
+    def __init__(self, calibration: Calibration, min_tokens: int, tell: Callable[[str], None] = lambda text: None):
+        super().__init__(Options(dense_first_steps=0, dense_blocks="", record_limit_mb=0, min_tokens=min_tokens), tell)
+        self.calibration = calibration
+        self._gathering: CalibrationRun | None = None
+        self._profiled: tuple | None = None
+
+    def outer_sample(self, executor, *args, **kwargs):
+        """Wrap a whole sampler run: count it when it ends well."""
+        outer, self._gathering, self.run = self._gathering, None, Run()
+        try:
+            result = executor(*args, **kwargs)
+            if self._gathering is not None:
+                self._gathering.finish()
+                self.tell(f"SVG-EAR: {self.calibration.runs} runs gathered")
+        finally:
+            self._gathering, self._schedule = outer, None
+        return result
+
+    def found(self) -> Profile:
+        """What the finished runs agree on; ValueError when nothing was gathered."""
+        if self._profiled is None:
+            raise ValueError(
+                "nothing was gathered: connect the MODEL of SVG-EAR Calibrate to the sampler and to this node, with no SVG-EAR Sparse "
+                "Attention behind it, and check that the video has at least min_tokens tokens"
+            )
+        return self.calibration.profile(*self._profiled)
+
+    def _attend(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, dense: Callable[[], Tensor]) -> Tensor | Reason:
+        output = dense()
+        schedule = self._schedule[1]
+        if not schedule.sigmas:
+            raise ValueError("the sampler tells no falling noise schedule, so steps cannot be told apart: calibrate with a stock sampler")
+        if self._gathering is None:
+            self._gathering = self.calibration.start(schedule.sigmas, schedule.progress)
+        if self._gathering.wants(evaluation.step):
+            self._observe(call, key, evaluation, output)
+        return output
+
+    def _observe(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, output: Tensor) -> None:
+        layouts = key.layouts * call.shape[0] if len(key.layouts) == 1 else key.layouts
+        heads_first = output if call.skip_output_reshape else output.unflatten(-1, (call.heads, call.head_dim)).transpose(1, 2)
+        q, k, _ = call.split_heads()
+        block = evaluation.block
+        self._gathering.observe(
+            block.site,
+            evaluation.step,
+            *(q, k, heads_first),
+            layouts=layouts,
+            scale=call.options.get("scale"),
+            sites=block.layers,
+        )
+        self._profiled = model_identity(evaluation.model, call.heads, call.head_dim), evaluation.grid
+        if block.layer == 0:
+            self.tell(f"SVG-EAR: gathering, step {evaluation.step + 1} of {len(self._gathering.progress)}")
+
+
+def find_calibration(model) -> CalibratingPatch | None:
+    """The calibration that a MODEL carries, None without one."""
+    return model.get_attachment(CALIBRATION)

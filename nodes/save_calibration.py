@@ -1,0 +1,116 @@
+"""The saving node: MODEL and LATENT -> a file of what was gathered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..kernels.calibration import Profile, write_profile
+from .gathering import find_calibration
+from .profiles import FOLDER, path_to_write
+
+
+class SVGEARSaveCalibration(io.ComfyNode):
+    """Writes a calibration once enough runs were gathered."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SVGEARSaveCalibration",
+            display_name="SVG-EAR Save Calibration",
+            category="model/patch",
+            search_aliases=["CalibAtt", "save attention profile"],
+            description=(
+                "Saves what SVG-EAR Calibrate gathered to models/svg_ear, once enough runs have been made. Queue the workflow several "
+                "times, with another prompt and seed each time."
+            ),
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL of SVG-EAR Calibrate that the sampler used."),
+                io.Latent.Input("latent", tooltip="The LATENT of the sampler: saving waits for it."),
+                io.String.Input(
+                    "name",
+                    default="calibration",
+                    tooltip=(
+                        "Name of the file in models/svg_ear, with / between folders. A calibration belongs to one model, size and number "
+                        "of frames: name it after them."
+                    ),
+                ),
+                io.Int.Input(
+                    "runs",
+                    default=4,
+                    min=1,
+                    max=1024,
+                    optional=True,
+                    tooltip=(
+                        "Save after so many runs; before that the node only says how many there are. More runs find blocks that suit more "
+                        "prompts; 16 is plenty."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    optional=True,
+                    tooltip="Replace a file of this name. Off, a file that is there already is an error.",
+                ),
+                io.Int.Input(
+                    "largest_mb",
+                    default=64,
+                    min=3,
+                    max=4096,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Size of the file. When it does not suffice, more steps share their blocks and compute more than they need.",
+                ),
+            ],
+            outputs=[io.String.Output(tooltip="What was saved, or how many runs are missing.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name="calibration") -> bool | str:
+        # A name that comes over a link is not known yet; execute checks it.
+        if name is None:
+            return True
+        try:
+            path_to_write(name)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, model, latent, name, runs=4, overwrite=False, largest_mb=64) -> io.NodeOutput:
+        patch = find_calibration(model)
+        if patch is None:
+            raise ValueError("this MODEL gathers nothing: connect the MODEL of SVG-EAR Calibrate, or of a node behind it")
+        path, gathered = path_to_write(name), patch.calibration.runs
+        if gathered < runs:
+            text = f"{gathered} of {runs} runs gathered. Queue again with another prompt and seed."
+        else:
+            written = write_profile(path, patch.found(), made_by=_version(), overwrite=overwrite, largest=largest_mb * 10**6)
+            text = summary(written, path)
+        return io.NodeOutput(text, ui={"text": [text], "status": [text.splitlines()[0]]})
+
+
+def summary(profile: Profile, path: Path) -> str:
+    """What a calibration is of, in words."""
+    grid = " x ".join(map(str, profile.grid))
+    thresholds = profile.thresholds
+    return "\n".join(
+        (
+            f"Saved models/{FOLDER}/{path.name}, {path.stat().st_size / 1e6:.1f} MB, from {profile.prompts} runs",
+            f"Model: {profile.model.architecture}, {profile.model.layers} layers, {profile.model.heads} heads of {profile.model.head_dim}",
+            f"Video: {grid} tokens (frames x rows x columns)",
+            f"Steps: {len(profile.sigmas)} of {profile.steps}, noise levels {profile.sigmas[0]:.3g} to {profile.last_sigma:.3g}",
+            f"Kept: {thresholds.first:.3g} of the attention in the first step, {thresholds.last:.3g} in the last",
+            f"Computed: {profile.density:.1%} of the pairs; {profile.repeats.mean():.1%} of the heads repeat",
+        )
+    )
+
+
+def _version() -> str:
+    """Name and version of the pack, from the file that states them."""
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    lines = project.read_text(encoding="utf-8").splitlines() if project.is_file() else []
+    stated = (line.split('"')[1] for line in lines if line.startswith("version = "))
+    return f"svg-ear {next(stated, 'of unknown version')}"

@@ -1,0 +1,129 @@
+"""Calibrating, saving, loading and following in a real ComfyUI, through the nodes."""
+
+import pytest
+from harness.client import PromptRejected
+from harness.graphs import Graph, sampling
+from test_nodes import dense_calls, relative_error, run, sparse_calls, wan
+
+CALIBRATED = {"preset": "custom", "method": "calibrated", "dense_first_steps": 0, "dense_blocks": ""}
+LARGER = (16, 3, 24, 32)
+STEPS = 3
+
+
+def calibrating(name, *, seed=0, runs=1, latent=LARGER, overwrite=False, steps=STEPS, architecture="wan21_t2v", **calibrate):
+    """The graph of one calibrating run, its latent, and the node that saves."""
+    graph = Graph()
+    model = graph.add("SVGEARCalibrate", model=graph.load(architecture), **({"min_tokens": 0} | calibrate))[0]
+    sampled = graph.add(
+        "KSampler",
+        model=model,
+        positive=graph.conditioning(architecture, seed + 1),
+        negative=graph.conditioning(architecture, 2),
+        latent_image=graph.latent(latent),
+        seed=seed,
+        steps=steps,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="simple",
+        denoise=1.0,
+    )[0]
+    saved = graph.add("SVGEARSaveCalibration", model=model, latent=sampled, name=name, runs=runs, overwrite=overwrite)
+    return graph, graph.save(sampled), saved
+
+
+def following(name, latent=LARGER, **changes):
+    """A sparse run with the calibration of that name."""
+    settings = CALIBRATED | changes.pop("settings", {})
+    sampled = sampling("wan21_t2v", settings, latent=latent, report=True, **{"steps": STEPS} | changes)
+    profile = sampled.graph.add("SVGEARLoadCalibration", name=f"{name}.safetensors")[0]
+    for node in sampled.graph.nodes.values():
+        if node["class_type"] == "SVGEARAttention":
+            node["inputs"]["profile"] = profile
+    return sampled
+
+
+def test_the_round_trip(comfyui, client):
+    """Two runs add up to a file; with everything kept its sparse clip is the dense one."""
+    everything = {"runs": 2, "energy": 1.0, "repeating_heads": False}
+    graph, latent, saved = calibrating("first", **everything)
+    result = client.run(graph.nodes)
+    assert result.text(saved) == "1 of 2 runs gathered. Queue again with another prompt and seed."
+    folder = comfyui.base / "models" / "svg_ear"
+    assert not (folder / "first.safetensors").exists()
+    dense = result.latent(latent)
+
+    graph, _, saved = calibrating("first", seed=1, **everything)
+    text = client.run(graph.nodes).text(saved)
+    assert "first.safetensors" in text and "from 2 runs" in text and "3 x 12 x 16 tokens" in text
+    assert (folder / "first.safetensors").stat().st_size < 10_000 and len(list(folder.iterdir())) == 1
+
+    found, text = run(client, following("first"))
+    assert sparse_calls(text) == STEPS * 2 and set(dense_calls(text)) == {"cross-attention"}
+    assert relative_error(found, dense) < 1e-4
+
+
+def test_calibrating_is_dense_and_following_is_close(client):
+    graph, latent, saved = calibrating("second", energy=0.6)
+    result = client.run(graph.nodes)
+    dense = result.latent(latent)
+    assert "Saved models/svg_ear/second.safetensors" in result.text(saved)
+    plain, _ = run(client, sampling("wan21_t2v", latent=LARGER, steps=STEPS))
+    assert (plain == dense).all()
+    for compensate in (True, False):
+        found, text = run(client, following("second", settings={"compensate": compensate}))
+        assert sparse_calls(text) == STEPS * 2
+        assert 1e-6 < relative_error(found, dense) < 0.5
+
+
+def test_other_step_counts_take_the_nearest_level(client):
+    client.run(calibrating("steps")[0].nodes)
+    _, text = run(client, following("steps", steps=5))
+    assert sparse_calls(text) == 5 * 2
+
+
+def test_nothing_is_overwritten_unasked(comfyui, client):
+    client.run(calibrating("kept")[0].nodes)
+    path = comfyui.base / "models" / "svg_ear" / "kept.safetensors"
+    before = path.read_bytes()
+    failed = client.attempt(calibrating("kept", seed=7)[0].nodes)
+    assert failed.status == "error" and "choose another name, or switch overwrite on" in failed.error["exception_message"]
+    assert path.read_bytes() == before
+    client.run(calibrating("kept", seed=8, overwrite=True)[0].nodes)
+    assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "/etc/outside", "", "C:\\outside", ".hidden"])
+def test_names_that_leave_the_folder_are_refused(client, name):
+    graph, latent, _ = calibrating(name)
+    # ComfyUI would run what leads to another output node.
+    del graph.nodes[latent.id]
+    with pytest.raises(PromptRejected, match="write letters, digits"):
+        client.run(graph.nodes)
+
+
+def test_what_does_not_fit_is_refused(comfyui, client):
+    client.run(calibrating("fits")[0].nodes)
+    failed = client.attempt(following("fits", latent=(16, 3, 24, 40)).graph.nodes)
+    assert failed.status == "error" and "token grid of 3 x 12 x 16" in failed.error["exception_message"]
+    other = following("fits")
+    for node in other.graph.nodes.values():
+        if node["class_type"] == "UNETLoader":
+            node["inputs"]["unet_name"] = "wan22_ti2v_5b.safetensors"
+    failed = client.attempt(other.graph.nodes)
+    assert failed.status == "error" and "input shape (256, 16, 1, 2, 2), not (256, 48, 1, 2, 2)" in failed.error["exception_message"]
+
+
+def test_a_damaged_file_is_refused(comfyui, client):
+    client.run(calibrating("damaged")[0].nodes)
+    path = comfyui.base / "models" / "svg_ear" / "damaged.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    failed = client.attempt(following("damaged").graph.nodes)
+    assert failed.status == "error" and "cut short" in failed.error["exception_message"]
+
+
+def test_profile_and_method_go_together(client):
+    client.run(calibrating("pair")[0].nodes)
+    failed = client.attempt(following("pair", settings={"preset": "balanced"}).graph.nodes)
+    assert failed.status == "error" and "set preset to custom and method to calibrated" in failed.error["exception_message"]
+    failed = client.attempt(wan(CALIBRATED).graph.nodes)
+    assert failed.status == "error" and "connect SVG-EAR Load Calibration" in failed.error["exception_message"]
