@@ -24,12 +24,42 @@ def routed_blocks(queries: Tensor, keys: Tensor, tau: float) -> Tensor:
         queries, keys: ``[B, H, N, D]``.
         tau: higher is sparser.
     """
-    query_means, key_means = block_means(queries), block_means(keys)
+    scores = block_scores(queries, keys)
+    return (scores > tau) | _near(scores, 1)
+
+
+def best_blocks(queries: Tensor, keys: Tensor, shares: Tensor, size: int = BLOCK) -> Tensor:
+    """Bool ``[B, H, n, n]``: the blocks of ``size`` tokens of highest score, neighbours first, up to a share of all pairs.
+
+    The last block is taken when at least half of it fits; every block sees itself.
+
+    Args:
+        queries, keys: ``[B, H, N, D]``.
+        shares: ``[H]``, the share of each head.
+    """
+    scores, tokens = block_scores(queries, keys, size), queries.shape[2]
+    scores = scores.masked_fill(_near(scores, 1), torch.inf)
+    sizes = block_sizes(tokens, keys.device, size)
+    areas = (sizes[:, None] * sizes).expand_as(scores).flatten(2)
+    order = scores.flatten(2).argsort(dim=-1, descending=True, stable=True)
+    ordered = areas.gather(-1, order)
+    fits = ordered.cumsum(-1) - ordered / 2 <= shares[:, None].to(keys.device).double() * tokens**2
+    exact = torch.zeros_like(fits).scatter_(-1, order, fits).view_as(scores)
+    return exact | _near(scores, 0)
+
+
+def block_scores(queries: Tensor, keys: Tensor, size: int = BLOCK) -> Tensor:
+    """Float ``[B, H, n, n]``: products of block means, in standard deviations of such products."""
+    query_means, key_means = block_means(queries, size), block_means(keys, size)
     key_means = key_means - key_means.mean(2, keepdim=True)
     deviations = (query_means.square() @ key_means.square().mean(2)[..., None]).sqrt()
-    positions = torch.arange(key_means.shape[2], device=keys.device)
-    near = (positions[:, None] - positions).abs() <= 1
-    return (query_means @ key_means.mT > tau * deviations) | near
+    return query_means @ key_means.mT / deviations.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _near(scores: Tensor, reach: int) -> Tensor:
+    """Bool ``[n, n]``: blocks at most ``reach`` apart."""
+    positions = torch.arange(scores.shape[-1], device=scores.device)
+    return (positions[:, None] - positions).abs() <= reach
 
 
 def exact_share(exact: Tensor, tokens: int) -> float:
@@ -38,15 +68,15 @@ def exact_share(exact: Tensor, tokens: int) -> float:
     return ((exact * sizes).sum(-1) * sizes).double().sum(-1).mean().item() / tokens**2
 
 
-def block_means(tokens: Tensor) -> Tensor:
+def block_means(tokens: Tensor, size: int = BLOCK) -> Tensor:
     """Float ``[B, H, n, D]``: the means of consecutive blocks of ``[B, H, N, D]``."""
-    padded = F.pad(tokens.float(), (0, 0, 0, -tokens.shape[2] % BLOCK)).unflatten(2, (-1, BLOCK))
-    return padded.sum(3) / block_sizes(tokens.shape[2], tokens.device)[:, None]
+    padded = F.pad(tokens.float(), (0, 0, 0, -tokens.shape[2] % size)).unflatten(2, (-1, size))
+    return padded.sum(3) / block_sizes(tokens.shape[2], tokens.device, size)[:, None]
 
 
-def block_sizes(tokens: int, device: torch.device) -> Tensor:
-    """int64 ``[n]``: 64, and what is left in the last block."""
-    return (tokens - torch.arange(0, tokens, BLOCK, device=device)).clamp(max=BLOCK)
+def block_sizes(tokens: int, device: torch.device, size: int = BLOCK) -> Tensor:
+    """int64 ``[n]``: ``size``, and what is left in the last block."""
+    return (tokens - torch.arange(0, tokens, size, device=device)).clamp(max=size)
 
 
 def attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, exact: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ CARDS = {
     "hunyuan_video_t2v": ("HunyuanVideo", "text to video, 1280 x 720, 73 frames", 3),
     "hunyuan_video_15_t2v": ("HunyuanVideo 1.5", "text to video, 1280 x 720, 121 frames", 4),
     "wan21_1_3b_routed_blocks": ("See what was routed", "Wan 2.1 1.3B with routed blocks and report", 5),
+    "wan21_1_3b_calibrate": ("Calibrate", "learn once which attention Wan 2.1 1.3B needs", 6),
+    "wan21_1_3b_calibrated": ("Follow a calibration", "Wan 2.1 1.3B without any search", 7),
 }
 # Nodes in the screenshots: left, top, right, bottom.
 VIEW, REPORT, ATTENTION = (70, 92, 638, 1268), (680, 92, 1160, 552), (1212, 92, 1530, 868)

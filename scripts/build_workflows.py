@@ -28,7 +28,10 @@ NODES = {
     "FluxGuidance": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
     "ConditioningZeroOut": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
     "ModelSamplingSD3": ("model:MODEL", "MODEL:MODEL"),
-    "SVGEARAttention": ("model:MODEL", "MODEL:MODEL"),
+    "SVGEARAttention": ("model:MODEL profile:SVG_EAR_PROFILE", "MODEL:MODEL"),
+    "SVGEARCalibrate": ("model:MODEL", "MODEL:MODEL"),
+    "SVGEARSaveCalibration": ("model:MODEL latent:LATENT", "STRING:STRING"),
+    "SVGEARLoadCalibration": ("", "profile:SVG_EAR_PROFILE"),
     "SVGEARRoutedBlocks": ("model:MODEL latent:LATENT", "IMAGE:IMAGE LATENT:LATENT"),
     "SVGEARReport": ("model:MODEL latent:LATENT", "STRING:STRING"),
     "PreviewImage": ("images:IMAGE", ""),
@@ -83,7 +86,11 @@ ATTENTION = {
     "record_steps": "auto",
     "record_heads": "auto",
     "record_limit_mb": 64,
+    "compensate": True,
 }
+# the widgets of SVGEARCalibrate: energy, every, min_tokens, memory_limit_gb, repeating_heads, restart
+CALIBRATE = [0.0, 1, 4096, 16.0, True, 0]
+CALIBRATION = "wan21_1_3b_480p_81_frames"
 # the widgets of SVGEARRoutedBlocks: layer, step, head, branch, frames, width
 ROUTED_BLOCKS = [-1, -1, -1, "cond", 4, 1400]
 HEIGHTS = {
@@ -394,6 +401,57 @@ def wan21_1_3b_routed_blocks() -> None:
     workflow.save()
 
 
+def wan21_1_3b_calibrate() -> None:
+    """Dense runs of the small Wan model, from which a calibration is saved."""
+    workflow, files, conditions, size = _small_wan("wan21_1_3b_calibrate")
+    workflow.start("3. Calibrate", 400, "#3f8f5a")
+    shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL"))
+    model = workflow.add("SVGEARCalibrate", CALIBRATE, model=(shifted, "MODEL")), "MODEL"
+    sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "randomize", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
+    workflow.start("5. Queue it four times or more, each time with another prompt", 480, "#3f8f5a")
+    # name, runs, overwrite, largest_mb
+    workflow.add("SVGEARSaveCalibration", [CALIBRATION, 4, False, 64], model=model, latent=sampled)
+    _video(workflow, sampled, files["vae"], "6. Video")
+    workflow.save()
+
+
+def wan21_1_3b_calibrated() -> None:
+    """The small Wan model with the calibration that the other workflow saved."""
+    workflow, files, conditions, size = _small_wan("wan21_1_3b_calibrated")
+    workflow.start("3. SVG-EAR with a calibration", 400, "#3f8f5a")
+    shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL"))
+    loaded = workflow.add("SVGEARLoadCalibration", [f"{CALIBRATION}.safetensors"])
+    values = ATTENTION | {"preset": "custom", "method": "calibrated"}
+    patched = workflow.add("SVGEARAttention", list(values.values()), model=(shifted, "MODEL"), profile=(loaded, "profile"))
+    model = patched, "MODEL"
+    sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "fixed", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
+    output(workflow, sampled, files["vae"], 16, False, [(model, sampled)])
+    workflow.save()
+
+
+def _small_wan(title: str) -> tuple[Workflow, dict, dict, dict]:
+    """A workflow with the loaders and the prompt of Wan 2.1 1.3B at 480p: itself, files, conditions, size."""
+    workflow = Workflow(title)
+    files = loaders(
+        workflow,
+        {"model": f"{WAN_21}/diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors"},
+        (WAN_TEXT,),
+        ["wan", "default"],
+        f"{WAN_21}/vae/wan_2.1_vae.safetensors",
+    )
+    workflow.start("2. Prompt and size", 460)
+    positive, negative = prompts(workflow, files["clip"], PROMPT, NEGATIVE)
+    size = workflow.add("EmptyHunyuanLatentVideo", [832, 480, 81, 1])
+    return workflow, files, {"positive": positive, "negative": negative}, size
+
+
+def _video(workflow: Workflow, latent: tuple, vae: dict, title: str) -> None:
+    workflow.start(title, 480)
+    images = workflow.add("VAEDecode", samples=latent, vae=(vae, "VAE"))
+    video = workflow.add("CreateVideo", [16], images=(images, "IMAGE"))
+    workflow.add("SaveVideo", [f"video/{workflow.title}", "auto", "auto"], video=(video, "VIDEO"))
+
+
 def _one_model(workflow: Workflow, files: dict, shift: float) -> tuple:
     workflow.start("2. SVG-EAR", 400, "#3f8f5a")
     shifted = workflow.add("ModelSamplingSD3", [shift], model=(files["model"], "MODEL"))
@@ -421,6 +479,15 @@ NEGATIVE = (
 )
 
 if __name__ == "__main__":
-    every = (wan22_14b_t2v, wan21_14b_i2v, wan22_5b_ti2v, hunyuan_video_t2v, hunyuan_video_15_t2v, wan21_1_3b_routed_blocks)
+    every = (
+        wan22_14b_t2v,
+        wan21_14b_i2v,
+        wan22_5b_ti2v,
+        hunyuan_video_t2v,
+        hunyuan_video_15_t2v,
+        wan21_1_3b_routed_blocks,
+        wan21_1_3b_calibrate,
+        wan21_1_3b_calibrated,
+    )
     for build in every:
         build()

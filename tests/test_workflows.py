@@ -10,6 +10,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 TITLE = 30
 OURS = {"SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport"}
+CALIBRATING = {"SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration"}
 STOCK = {
     "CLIPLoader",
     "CLIPTextEncode",
@@ -49,6 +50,15 @@ def test_one_shows_everything_beside_the_sampler():
     assert OURS <= {node["type"] for node in nodes}
 
 
+def test_one_saves_the_calibration_that_another_loads():
+    def values(workflow, kind):
+        return next(node["widgets_values"] for node in WORKFLOWS[workflow]["nodes"] if node["type"] == kind)
+
+    saved = values("wan21_1_3b_calibrate", "SVGEARSaveCalibration")[0]
+    assert values("wan21_1_3b_calibrated", "SVGEARLoadCalibration") == [f"{saved}.safetensors"]
+    assert {"custom", "calibrated"} <= set(values("wan21_1_3b_calibrated", "SVGEARAttention"))
+
+
 @every_workflow
 def test_every_one_has_a_thumbnail(workflow):
     name = workflow["id"].removeprefix("svg-ear-")
@@ -57,7 +67,7 @@ def test_every_one_has_a_thumbnail(workflow):
 
 @every_workflow
 def test_only_stock_nodes_and_ours(workflow):
-    assert {node["type"] for node in workflow["nodes"]} <= OURS | STOCK
+    assert {node["type"] for node in workflow["nodes"]} <= OURS | CALIBRATING | STOCK
 
 
 @every_workflow
@@ -86,8 +96,11 @@ def test_every_sampler_runs_a_patched_model_and_has_a_report(workflow):
         return nodes[links[link][1]]
 
     samplers = [node for node in workflow["nodes"] if node["type"].startswith("KSampler")]
-    reports = [node for node in workflow["nodes"] if node["type"] == "SVGEARReport"]
-    assert samplers and all(source(node, "model")["type"] == "SVGEARAttention" for node in samplers)
+    # A calibrating run has nothing to report; what it found is saved.
+    calibrates = any(node["type"] == "SVGEARCalibrate" for node in workflow["nodes"])
+    patch, behind = ("SVGEARCalibrate", "SVGEARSaveCalibration") if calibrates else ("SVGEARAttention", "SVGEARReport")
+    reports = [node for node in workflow["nodes"] if node["type"] == behind]
+    assert samplers and all(source(node, "model")["type"] == patch for node in samplers)
     reported = {(source(node, "model")["id"], source(node, "latent")["id"]) for node in reports}
     assert reported == {(source(node, "model")["id"], node["id"]) for node in samplers}
 
@@ -96,6 +109,8 @@ def test_every_sampler_runs_a_patched_model_and_has_a_report(workflow):
 def test_models_can_be_had_and_are_named_in_the_note(workflow):
     (note,) = [node for node in workflow["nodes"] if node["type"] == "Note"]
     for node in workflow["nodes"]:
+        if node["type"] == "SVGEARLoadCalibration":
+            continue
         files = [value for value in node["widgets_values"] if str(value).endswith(".safetensors")]
         models = node["properties"].get("models", [])
         assert files == [model["name"] for model in models]

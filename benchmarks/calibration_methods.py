@@ -1,0 +1,134 @@
+"""Attention as a calibration says, and what chooses as many blocks online, for the demo model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from . import pack
+from .demo_model import sample
+from .host import AttentionHost, Settings, sparse_attention
+from .position_blocks import attend_blocks, best_blocks, exact_share
+from .quality_cost import position_blocks_density
+from .quality_methods import CountedAttention
+
+pack.load()
+from svg_ear.kernels import BlockRouting, SequenceLayout  # noqa: E402
+from svg_ear.kernels.blocks import ANCHOR_EVERY, BLOCK  # noqa: E402
+from svg_ear.kernels.calibration import Calibration, CalibrationRun, ModelIdentity, Profile, write_profile  # noqa: E402
+
+__all__ = [
+    "CALIBRATED",
+    "COMPENSATED",
+    "PLAIN_MEANS",
+    "CalibratedAttention",
+    "CalibratingHost",
+    "Calibration",
+    "MatchedRaster",
+    "OnlineBlocks",
+    "Profile",
+    "identity",
+    "start_run",
+    "without_repetition",
+    "write_profile",
+]
+
+CALIBRATED, COMPENSATED = Settings(method="calibrated", compensate=False), Settings(method="calibrated")
+PLAIN_MEANS = Settings(method="calibrated", weighted_centroids=False)
+
+
+class CalibratingHost(AttentionHost):
+    """Dense attention of a diffusers ``WanTransformer3DModel``, of which a calibration learns.
+
+    Args:
+        transformer: the model; its processors are wrapped for good.
+        run: what learns; None only samples.
+    """
+
+    def __init__(self, transformer, run: CalibrationRun | None):
+        super().__init__(transformer)
+        self.run, self.layers = run, len(transformer.blocks)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options) -> Tensor:
+        """As :class:`AttentionHost`."""
+        output = super().attend(layer, query, key, value, **options)
+        if self.run is not None and self.run.wants(self.step):
+            layouts = [SequenceLayout(range(query.shape[1]))] * query.shape[0]
+            heads_first = (tensor.transpose(1, 2) for tensor in (query, key, output))
+            self.run.observe((layer, 0), self.step, *heads_first, layouts=layouts, sites=self.layers)
+        return output
+
+
+def start_run(calibration: Calibration, steps: int) -> CalibrationRun:
+    """A run of the demo model's schedule."""
+    return calibration.start(sample.sigmas(steps).tolist())
+
+
+def identity(transformer) -> ModelIdentity:
+    """What ComfyUI would call the demo model."""
+    shape = tuple(transformer.patch_embedding.weight.shape)
+    attention = transformer.config
+    return ModelIdentity("WanModel", attention.num_layers, attention.num_attention_heads, attention.attention_head_dim, shape)
+
+
+def without_repetition(profile: Profile) -> Profile:
+    """The same blocks, every row computed."""
+    return replace(profile, repeats=profile.repeats & False)
+
+
+class CalibratedAttention(CountedAttention):
+    """The blocks of a profile.
+
+    Args:
+        profile: what to compute.
+        settings: whether and how the rest is compensated.
+        steps: of the sampler.
+    """
+
+    def __init__(self, profile: Profile, settings: Settings, steps: int):
+        super().__init__()
+        self._profile, self._settings, self._sigmas = profile, settings, sample.sigmas(steps).tolist()
+
+    def __call__(self, layer: int, step: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        blocks = self._blocks(layer, step, query, key)
+        result = sparse_attention(query, key, value, self._settings, blocks=blocks)
+        exact = result.statistics.density.mean().item()
+        self.spent.append((exact, exact + blocks_cost(self._settings)))
+        return result.output
+
+    def _blocks(self, layer: int, step: int, query: Tensor, key: Tensor) -> BlockRouting:
+        return self._profile.routing((layer, 0), self._sigmas[step], query.device)
+
+
+def blocks_cost(settings: Settings) -> float:
+    """What a call costs beside its exact pairs, as a share of all pairs: a centroid in each block, and the probe that weights it."""
+    return 0.0 if not settings.compensates else (2 if settings.weights_centroids else 1.5) / BLOCK
+
+
+def computed_shares(blocks: BlockRouting, tokens: int) -> Tensor:
+    """float64 ``[H]``: the share of the pairs of each head that ``blocks`` computes."""
+    sizes = (tokens - torch.arange(0, tokens, blocks.size, device=blocks.exact.device)).clamp(max=blocks.size).double()
+    rows = (blocks.exact * sizes).sum(-1) * sizes
+    rows[list(blocks.repeating)] *= torch.arange(len(sizes), device=sizes.device) % ANCHOR_EVERY == 0
+    return rows.sum(-1) / tokens**2
+
+
+class OnlineBlocks(CalibratedAttention):
+    """As many blocks of the same size as a profile has, per head, chosen in every call by the scores of block means."""
+
+    def _blocks(self, layer: int, step: int, query: Tensor, key: Tensor) -> BlockRouting:
+        share = computed_shares(super()._blocks(layer, step, query, key), query.shape[2])
+        return BlockRouting(best_blocks(query, key, share, BLOCK)[0], BLOCK)
+
+
+class MatchedRaster(CalibratedAttention):
+    """Position blocks with a pooled term, as many pairs as a profile has per head, chosen in every call."""
+
+    def __call__(self, layer: int, step: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        tokens = query.shape[2]
+        exact = best_blocks(query, key, computed_shares(self._blocks(layer, step, query, key), tokens))
+        share = exact_share(exact, tokens)
+        self.spent.append((share, position_blocks_density(share)))
+        return attend_blocks(query, key, value, exact)
