@@ -83,9 +83,9 @@ class SparseCalls:
     def pairs(self) -> Pairs:
         """What the next call computes. Waits for the GPU."""
         values = self.inputs.values
-        tiles = attend_tiles(values.device, values.itemsize)
+        shapes = attend_tiles(values.device, values.itemsize)
         found = []
-        self.once(observe=lambda routed: found.append(routed_pairs(routed, self.shape.conditioning, tiles)))
+        self.once(observe=lambda routed: found.append(routed_pairs(routed, self.shape.conditioning, shapes)))
         return sum(found, Pairs())
 
     def stage_milliseconds(self, runs: int) -> dict[str, float]:

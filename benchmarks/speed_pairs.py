@@ -45,14 +45,23 @@ class Pairs:
         return Pairs(self.exact + other.exact, self.tail + other.tail, self.processed + other.processed)
 
 
-def routed_pairs(routed: RoutedHeads, conditioning: int, tiles: Tiles) -> Pairs:
+def routed_pairs(routed: RoutedHeads, conditioning: int, shapes: tuple[Tiles, ...]) -> Pairs:
     """Pairs of the video queries of ``routed`` over video keys, centroids and ``conditioning`` keys. Waits for the GPU."""
     rows = routed.query_groups.sizes.long()
     sizes, exact = routed.key_clusters.sizes.long(), routed.routing.exact
     keys = (exact * sizes[:, :, None]).sum(-1) + conditioning
     centroids = (~exact & (sizes > 0)[:, :, None]).sum(-1)
-    listed = sum(_up(count, tiles.keys) for count in (_granules(exact, sizes) * GRANULE, sizes.shape[-1], conditioning))
-    return Pairs(*(int((rows * columns).sum()) for columns in (keys, centroids)), int((_up(rows, tiles.rows) * listed).sum()))
+    listed = sum(_up(count, shapes[0].keys) for count in (_granules(exact, sizes) * GRANULE, sizes.shape[-1], conditioning))
+    return Pairs(*(int((rows * columns).sum()) for columns in (keys, centroids)), int((_in_tiles(rows, shapes) * listed).sum()))
+
+
+def _in_tiles(rows: Tensor, shapes: tuple[Tiles, ...]) -> Tensor:
+    """Rows of the tiles that groups of ``rows`` rows are cut into."""
+    tall, short = shapes[0].rows, shapes[-1].rows
+    if tall == short:
+        return _up(rows, tall)
+    whole = (rows + tall - 1 - short) // tall * tall
+    return whole + _up((rows - whole).clamp(min=0), short)
 
 
 def _granules(exact: Tensor, sizes: Tensor) -> Tensor:

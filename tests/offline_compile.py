@@ -27,7 +27,7 @@ class Case:
         kernel: its name there.
         signature: types of the arguments that are not constexpr, such as ``*bf16`` or ``i32``. Pointers, and integers that the
             kernel does not list under ``do_not_specialize``, are taken as multiples of 16.
-        constexprs: values of the others, among them ``num_warps`` and ``num_stages`` for the launch.
+        constexprs: values of the others, among them ``num_warps``, ``num_stages`` and ``maxnreg`` for the launch.
         capability: compute capability of the GPU as in ``sm_90``, without the letters.
     """
 
@@ -63,7 +63,7 @@ def _compile(case: Case) -> dict[str, int]:
     from triton.compiler import ASTSource
 
     kernel = getattr(importlib.import_module(case.module), case.kernel)
-    options = {name: case.constexprs[name] for name in ("num_warps", "num_stages") if name in case.constexprs}
+    options = {name: case.constexprs[name] for name in ("num_warps", "num_stages", "maxnreg") if name in case.constexprs}
     constants = {name: value for name, value in case.constexprs.items() if name not in options}
     signature, aligned = {}, {}
     for place, parameter in enumerate(kernel.params):

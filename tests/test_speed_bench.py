@@ -18,7 +18,8 @@ from benchmarks.speed_pairs import GRANULE, Pairs, routed_pairs, sol_attn_share
 from benchmarks.speed_plot import draw
 
 CPU = torch.device("cpu")
-TILES = Tiles(64, 128, 8, 3)
+ONE_SHAPE = (Tiles(64, 128, 8, 3),)
+TWO_SHAPES = (Tiles(64, 128, 8, 3), Tiles(16, 128, 4, 2))
 SMALL = Shape("small", 2, (4, 9, 10), conditioning=7)
 ORIGIN = {"hardware": "Some GPU", "torch": "2.0", "triton": "3.0", "commit": "abc", "date": "2026-01-01"}
 
@@ -59,12 +60,13 @@ def test_structured_keys_are_easier_to_summarize_than_noise():
     assert errors["structured"] < 0.5 * errors["gaussian"]
 
 
-def test_pairs_are_counted_as_a_loop_over_blocks_counts_them():
+@pytest.mark.parametrize("shapes", [ONE_SHAPE, TWO_SHAPES], ids=len)
+def test_pairs_are_counted_as_a_loop_over_blocks_counts_them(shapes):
     inputs = make_inputs(SMALL, "structured", CPU)
     seen: list[RoutedHeads] = []
     settings = Settings(density=0.3, query_clusters=5, key_clusters=23)
     sparse_attention(*inputs.step(0), settings, layouts=SMALL.layout, observe=seen.append)
-    counted = sum((routed_pairs(routed, SMALL.conditioning, TILES) for routed in seen), Pairs())
+    counted = sum((routed_pairs(routed, SMALL.conditioning, shapes) for routed in seen), Pairs())
 
     exact = tail = processed = 0
     for routed in seen:
@@ -81,8 +83,11 @@ def test_pairs_are_counted_as_a_loop_over_blocks_counts_them():
                 exact += rows * (sum(runs) + SMALL.conditioning)
                 tail += rows * sum(size > 0 and not keep for size, keep in zip(sizes, kept))
                 listed = sum(math.ceil(run / GRANULE) * GRANULE for run in runs)
-                keys = sum(math.ceil(count / TILES.keys) * TILES.keys for count in (listed, len(sizes), SMALL.conditioning))
-                processed += math.ceil(rows / TILES.rows) * TILES.rows * keys
+                keys = sum(math.ceil(count / shapes[0].keys) * shapes[0].keys for count in (listed, len(sizes), SMALL.conditioning))
+                while rows > 0:
+                    tile = next((shape.rows for shape in shapes[1:] if rows <= shape.rows), shapes[0].rows)
+                    processed += tile * keys
+                    rows -= tile
     assert (counted.exact, counted.tail, counted.processed) == (exact, tail, processed)
     assert 0 < counted.useful < counted.processed
 

@@ -12,7 +12,7 @@ from ..tuning import attend_tiles
 from ..types import Clusters, Conditioning, Probe, Routing, Settings, SortedKeys, Summaries
 from .route import GRANULE
 from .softmax import softmax_step
-from .tiles import cut
+from .tiles import cut, cut_in_two
 
 
 @triton.jit(do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "tiles", "own_row"])
@@ -88,6 +88,10 @@ def _attend(
         b_v = tl.load(p_v + i_row + o_d)  # [K, D]
         b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
 
+    # Once more, volatile so that nothing of it stays in registers through the loops.
+    o_row = tl.load(tile_starts + i_h * tiles + i_tile, volatile=True) + tl.arange(0, ROWS)  # [R]
+    m_row = o_row < tl.load(tile_stops + i_h * tiles + i_tile, volatile=True)  # [R]
+    i_token = tl.load(order + i_h * tokens + o_row, m_row, other=0, volatile=True).to(tl.int64)  # [R]
     b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)  # [R, D]
     tl.store(out + i_h * out_head + i_token[:, None] * out_row + o_d, b_out, m_row[:, None])
 
@@ -118,22 +122,25 @@ def attend(
     """
     _, heads, tokens, dim = queries.shape
     clusters, group_count = summaries.log_sizes.shape[2], routing.exact.shape[2]
-    tiles = attend_tiles(queries.device, queries.itemsize)
-    rows = cut(groups, tiles.rows)
+    shapes = attend_tiles(queries.device, queries.itemsize)
     if settings.weights_centroids:
         values, weights = probe.centroids.values, probe.centroids.log_weights
     else:
         values, weights = summaries.value_means.to(queries.dtype), summaries.log_sizes
-    _attend[(rows.owners.shape[-1], heads)](
-        queries, queries.stride(1), queries.stride(2),
-        sorted_keys.keys, sorted_keys.values,
-        conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
-        conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
-        summaries.key_means.to(queries.dtype), values, weights, int(settings.weights_centroids),
-        routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
-        groups.order, rows.owners, rows.starts, rows.stops,
-        output, output.stride(1), output.stride(2),
-        scale * LOG2_E, tokens, clusters, group_count, conditioning.keys.shape[2], routing.rows.entries.shape[-1], rows.owners.shape[-1],
-        D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, STAGES=tiles.stages,
-        num_warps=tiles.warps,
-    )  # fmt: skip
+    key_means = summaries.key_means.to(queries.dtype)
+    capacity = routing.rows.entries.shape[-1]
+    cuts = (cut(groups, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(groups, *(tiles.rows for tiles in shapes))
+    for tiles, rows in zip(shapes, cuts):
+        _attend[(rows.owners.shape[-1], heads)](
+            queries, queries.stride(1), queries.stride(2),
+            sorted_keys.keys, sorted_keys.values,
+            conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
+            conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
+            key_means, values, weights, int(settings.weights_centroids),
+            routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
+            groups.order, rows.owners, rows.starts, rows.stops,
+            output, output.stride(1), output.stride(2),
+            scale * LOG2_E, tokens, clusters, group_count, conditioning.keys.shape[2], capacity, rows.owners.shape[-1],
+            D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, STAGES=tiles.stages,
+            **tiles.launch,
+        )  # fmt: skip

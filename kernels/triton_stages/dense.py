@@ -52,10 +52,10 @@ def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
     The parts are joined in a fixed order. Products in the input dtype (tf32 for float32), the rest in float32.
     """
     _, heads, count, dim = queries.shape
-    length, tiles = keys.shape[2], attend_tiles(queries.device, queries.itemsize)
+    length, tiles = keys.shape[2], attend_tiles(queries.device, queries.itemsize)[-1]
     parts = triton.cdiv(length, KEYS_AT_ONCE)
     outputs = queries.new_empty(heads, parts, count, dim, dtype=torch.float32)
-    peaks, sums = torch.empty(2, heads, parts, count, dtype=torch.float32, device=queries.device)
+    peaks, sums = (outputs.new_empty(heads, parts, count) for _ in range(2))
     _dense[(triton.cdiv(count, tiles.rows), parts, heads)](
         queries, queries.stride(1), queries.stride(2),
         keys, keys.stride(1), keys.stride(2),
@@ -63,7 +63,7 @@ def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
         outputs, peaks, sums,
         scale * LOG2_E, count, length, parts,
         D=dim, ROWS=tiles.rows, KEYS=tiles.keys, AT_ONCE=KEYS_AT_ONCE, STAGES=tiles.stages,
-        num_warps=tiles.warps,
+        **tiles.launch,
     )  # fmt: skip
     weights = (peaks - peaks.amax(1, keepdim=True)).exp2_()
     joined = (outputs * weights[..., None]).sum(1) / (sums * weights).sum(1)[..., None]

@@ -162,7 +162,7 @@ def probe_tokens(
     rounded = centroids.to(keys.dtype)
     # By cluster, then by group: a tile of the kernel holds many groups of one cluster.
     at_means = (summaries.key_means.to(keys.dtype).float() @ rounded.float().mT).mul_(scale * LOG2_E)
-    seen = at_means.new_empty(4, *at_means.shape)
+    seen = [torch.empty_like(at_means) for _ in range(4)]
     own_values = keys.new_empty((1, heads, groups, count, dim) if weighted else 0)
     _probe[(triton.cdiv(groups, tiles.rows), triton.cdiv(count, CLUSTERS_AT_ONCE), heads)](
         rounded, keys, sorted_keys.values, summaries.value_norms, summaries.value_dots,
@@ -170,7 +170,7 @@ def probe_tokens(
         *seen, own_values,
         scale * LOG2_E, groups, count, length, rows.owners.shape[-1], CLUSTERS_AT_ONCE,
         D=dim, ROWS=tiles.rows, KEYS=tiles.keys, OWN=weighted, STAGES=tiles.stages,
-        num_warps=tiles.warps,
+        **tiles.launch,
     )  # fmt: skip
 
     extra = scaled_logits(rounded.float(), conditioning.keys, scale * LOG2_E)

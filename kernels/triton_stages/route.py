@@ -135,7 +135,7 @@ def _routed(priority: Tensor, budget: Tensor, floor: Tensor, clusters: Clusters,
     log_count = max(4, (count - 1).bit_length())
     exact = torch.empty(*shape, count, dtype=torch.bool, device=device)
     entries = torch.empty(*shape, capacity, dtype=torch.int32, device=device)
-    counts, rows = torch.empty(2, *shape, dtype=torch.int32, device=device)
+    counts, rows = (torch.empty(shape, dtype=torch.int32, device=device) for _ in range(2))
     _select[(shape[2], shape[0] * shape[1])](
         priority, clusters.offsets, (2 * budget).floor().to(torch.int32), (2 * floor).ceil().to(torch.int32),
         exact.view(torch.uint8), entries, counts, rows,

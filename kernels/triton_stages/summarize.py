@@ -44,7 +44,7 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
     batch, heads, length, dim = values.shape
     count = clusters.sizes.shape[-1]
     value_means = values.new_empty(batch, heads, count, dim, dtype=torch.float32)
-    value_norms, value_dots = values.new_empty(2, batch, heads, length, dtype=torch.float32)
+    value_norms, value_dots = (values.new_empty(batch, heads, length, dtype=torch.float32) for _ in range(2))
     _summarize[(count, batch * heads)](
         values, clusters.offsets, value_means, value_norms, value_dots,
         length, count,

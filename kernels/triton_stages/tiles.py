@@ -25,22 +25,23 @@ class RaggedTiles:
         owners: ``[B, H, tiles]``, the cluster of each tile; C for tiles that are not needed, which come last.
         starts: ``[B, H, tiles]``, its first row in cluster order.
         stops: ``[B, H, tiles]``, the end of its cluster: further tiles of the cluster may lie before it.
-        bounds: ``[B, H, C + 1]``, tiles ``bounds[j]`` to ``bounds[j + 1]`` are those of cluster j.
+        bounds: ``[B, H, C + 1]``, tiles ``bounds[j]`` to ``bounds[j + 1]`` are those of cluster j; None for tiles of rests, of which
+            there is one place for each cluster.
     """
 
     owners: Tensor
     starts: Tensor
     stops: Tensor
-    bounds: Tensor
+    bounds: Tensor | None = None
 
 
 @triton.jit(do_not_specialize=["clusters", "tiles", "fewest"])
 def _cut(
-    offsets, owners, starts, stops, bounds,
+    offsets, owners, starts, stops, bounds, rest_owners, rest_starts, rest_stops,
     clusters, tiles, fewest,
-    HEIGHT: tl.constexpr, AT_ONCE: tl.constexpr,
+    HEIGHT: tl.constexpr, REST: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
-    """The tiles of one cluster of one head, or behind the last cluster those that are not needed."""
+    """The tiles of one cluster of one head and what is left of it, or behind the last cluster the tiles that are not needed."""
     i_c, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     p_offset = offsets + i_h * (clusters + 1)
     o = tl.arange(0, AT_ONCE)  # [A]
@@ -48,12 +49,19 @@ def _cut(
     for i_other in range(0, i_c, AT_ONCE):
         m = i_other + o < i_c  # [A]
         b_size = tl.load(p_offset + i_other + o + 1, m, other=0) - tl.load(p_offset + i_other + o, m, other=0)  # [A]
-        b_count = tl.maximum((b_size + HEIGHT - 1) // HEIGHT, fewest)  # [A]
+        b_count = tl.maximum((b_size + HEIGHT - 1 - REST) // HEIGHT, fewest)  # [A]
         n_before += tl.sum(tl.where(m, b_count, 0).to(tl.int32), 0)
     tl.store(bounds + i_h * (clusters + 1) + i_c, n_before)
     i_start = tl.load(p_offset + i_c).to(tl.int32)
     i_stop = tl.load(p_offset + tl.minimum(i_c + 1, clusters)).to(tl.int32)
-    n_tiles = tl.maximum((i_stop - i_start + HEIGHT - 1) // HEIGHT, fewest)
+    n_tiles = tl.maximum((i_stop - i_start + HEIGHT - 1 - REST) // HEIGHT, fewest)
+    if REST > 0:
+        if i_c < clusters:
+            i_rest = i_start + n_tiles * HEIGHT
+            p_rest = i_h * clusters + i_c
+            tl.store(rest_owners + p_rest, tl.where(i_rest < i_stop, i_c, clusters))
+            tl.store(rest_starts + p_rest, i_rest)
+            tl.store(rest_stops + p_rest, i_stop)
     n_tiles = tl.where(i_c < clusters, n_tiles, tiles - n_before)
     for i_tile in range(0, n_tiles, AT_ONCE):
         m = i_tile + o < n_tiles  # [A]
@@ -65,16 +73,28 @@ def _cut(
 
 def cut(clusters: Clusters, height: int, fewest: int = 0) -> RaggedTiles:
     """Tiles of at most ``height`` rows; an empty cluster has ``fewest`` tiles, 0 or 1."""
+    return _launch(clusters, height, 0, fewest)[0]
+
+
+def cut_in_two(clusters: Clusters, height: int, rest: int) -> tuple[RaggedTiles, RaggedTiles]:
+    """Tiles of at most ``height`` rows, and a tile for what is left of each cluster where it is no more than ``rest`` rows."""
+    return _launch(clusters, height, rest, 0)
+
+
+def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, RaggedTiles]:
     *shape, tokens = clusters.labels.shape
-    count = clusters.sizes.shape[2]
     offsets = clusters.offsets.contiguous()
+    count = offsets.shape[-1] - 1
+
+    def empty(size: int) -> Tensor:
+        return torch.empty(*shape, size, dtype=torch.int32, device=offsets.device)
+
     # Never more: each cluster has at most one tile that is not full, and an empty one has at most that.
-    tiles = tokens // height + count
-    owners, starts, stops = torch.empty(3, *shape, tiles, dtype=torch.int32, device=offsets.device)
-    bounds = torch.empty(offsets.shape, dtype=torch.int32, device=offsets.device)
+    tiles = RaggedTiles(*(empty(tokens // height + count) for _ in range(3)), empty(count + 1))
+    left = RaggedTiles(*(empty(count if rest else 0) for _ in range(3)))
     _cut[(count + 1, shape[0] * shape[1])](
-        offsets, owners, starts, stops, bounds,
-        count, tiles, fewest,
-        HEIGHT=height, AT_ONCE=TILES_AT_ONCE, num_warps=4,
+        offsets, tiles.owners, tiles.starts, tiles.stops, tiles.bounds, left.owners, left.starts, left.stops,
+        count, tiles.owners.shape[-1], fewest,
+        HEIGHT=height, REST=rest, AT_ONCE=TILES_AT_ONCE, num_warps=4,
     )  # fmt: skip
-    return RaggedTiles(owners, starts, stops, bounds)
+    return tiles, left

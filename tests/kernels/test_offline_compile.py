@@ -1,6 +1,7 @@
 """Kernels compile for GPUs that are not here, without spilling registers."""
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -46,8 +47,9 @@ def kernels(kind, dim, capability):
         ),
         (
             tiles, "_cut",
-            {"offsets": "*i64"} | dict.fromkeys(("owners", "starts", "stops", "bounds"), "*i32") | ints("clusters", "tiles", "fewest"),
-            {"HEIGHT": 64, "AT_ONCE": tiles.TILES_AT_ONCE, "num_warps": 4},
+            {"offsets": "*i64"} | ints("clusters", "tiles", "fewest")
+            | dict.fromkeys(("owners", "starts", "stops", "bounds", "rest_owners", "rest_starts", "rest_stops"), "*i32"),
+            {"HEIGHT": 128, "REST": 64, "AT_ONCE": tiles.TILES_AT_ONCE, "num_warps": 4},
         ),
         (
             cluster, "_nearest_candidate",
@@ -87,15 +89,23 @@ def test_clustering_permuting_and_summarizing_spill_nothing(kind, dim):
         assert usage["shared"] <= SHARED[case.capability] * 1024, case
 
 
+# Bytes that a kernel whose registers are capped may spill: on an H200 the second block of a multiprocessor is worth them.
+SPILLED = 160
+
+
 def rows(name, kind):
     return {name: kind, f"{name}_head": "i32", f"{name}_row": "i32"}
 
 
 def tiled(shape):
-    return {"ROWS": shape.rows, "KEYS": shape.keys, "STAGES": shape.stages, "num_warps": shape.warps}
+    return {"ROWS": shape.rows, "KEYS": shape.keys, "STAGES": shape.stages} | shape.launch
 
 
-def attention_kernels(kind, dim, attend_tiles, probe_tiles):
+def without_cap(constexprs):
+    return {name: value for name, value in constexprs.items() if name != "maxnreg"}
+
+
+def attention_kernels(kind, dim, attend_shapes, probe_tiles):
     """The kernels of the other stages, for one dtype."""
     extra = {
         name: size for name in ("extra_k", "extra_v") for name, size in ((name, kind), (f"{name}_head", "i32"), (f"{name}_row", "i32"))
@@ -110,13 +120,13 @@ def attention_kernels(kind, dim, attend_tiles, probe_tiles):
             | {"counts": "*i32", "order": "*i64", "tile_groups": "*i32", "tile_starts": "*i32", "tile_stops": "*i32"}
             | rows("out", kind) | {"scale": "fp32"}
             | ints("own_row", "tokens", "clusters", "groups", "extra", "capacity", "tiles"),
-            {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled(attend_tiles),
+            {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled(attend_shapes[0]),
         ),
         (
             dense, "_dense",
             q | rows("k", kind) | rows("v", kind)
             | dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | {"scale": "fp32"} | ints("queries", "keys", "parts"),
-            {"D": dim, "AT_ONCE": dense.KEYS_AT_ONCE} | tiled(attend_tiles),
+            {"D": dim, "AT_ONCE": dense.KEYS_AT_ONCE} | tiled(attend_shapes[-1]),
         ),
         (
             probe, "_probe",
@@ -150,10 +160,12 @@ def attention_kernels(kind, dim, attend_tiles, probe_tiles):
 def test_probing_routing_and_attending_spill_nothing(kind, dim):
     cases = []
     for capability in ALL_CAPABILITIES if kind == "*bf16" else CAPABILITIES:
-        shapes = (tuning.FLOAT32, tuning.FLOAT32) if kind == "*fp32" else (tuning.ATTEND[capability], tuning.PROBE[capability])
+        shapes = ((tuning.FLOAT32,), tuning.FLOAT32) if kind == "*fp32" else (tuning.ATTEND[capability], tuning.PROBE[capability])
         for module, kernel, signature, constexprs in attention_kernels(kind, dim, *shapes):
             cases.append(Case(module.__name__, kernel, signature, constexprs, capability))
+            if kernel == "_attend":
+                cases += [replace(cases[-1], constexprs={**without_cap(constexprs), **tiled(shape)}) for shape in shapes[0][1:]]
     for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)
-        assert usage["stack"] == 0, case
+        assert usage["stack"] <= (SPILLED if "maxnreg" in case.constexprs else 0), case
         assert usage["shared"] <= SHARED[case.capability] * 1024, case

@@ -4,7 +4,7 @@ from svg_ear.kernels.types import Clusters
 from triton_cases import DEVICE
 
 pytest.importorskip("triton")
-from svg_ear.kernels.triton_stages.tiles import cut  # noqa: E402
+from svg_ear.kernels.triton_stages.tiles import cut, cut_in_two  # noqa: E402
 
 SIZES = [[[0, 5, 64, 65, 0, 130, 1, 0], [265, 0, 0, 0, 0, 0, 0, 0]]]
 
@@ -30,6 +30,20 @@ def test_tiles_cover_every_cluster_once(sizes, fewest):
         found = [tensor[0, head].tolist() for tensor in (tiles.owners, tiles.starts, tiles.stops)]
         assert list(zip(*found))[: len(expected)] == expected
         assert set(found[0][len(expected) :]) <= {len(counts)}
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [[[1] * 300]]], ids=["ragged", "many"])
+def test_rests_that_fill_half_a_tile_at_most_are_cut_apart(sizes):
+    clusters = clusters_of(sizes)
+    tiles, rests = cut_in_two(clusters, 64, 32)
+    for head, counts in enumerate(sizes[0]):
+        covered = []
+        for part, height in ((tiles, 64), (rests, 32)):
+            for owner, start, stop in zip(*(tensor[0, head].tolist() for tensor in (part.owners, part.starts, part.stops))):
+                if owner < len(counts):
+                    covered += [(row, owner) for row in range(start, min(stop, start + height))]
+                    assert height == 32 or stop - start > 32
+        assert sorted(covered) == list(enumerate(clusters.sorted_labels[0, head].tolist()))
 
 
 def test_some_heads_are_cut_as_with_the_others():
