@@ -14,7 +14,7 @@ PRESETS = {
     "quality": Settings(density=0.2),
     "balanced": Settings(density=0.1),
     "fast": Settings(density=0.05),
-    "few-step": Settings(density=0.2),
+    "few-step": Settings(density=0.3),
 }
 CUSTOM = "custom"
 AUTOMATIC = -1
