@@ -100,6 +100,9 @@ HEIGHTS = {
     "Note": 330,
     "LoadImage": 330,
     "SVGEARReport": 300,
+    "SVGEARCalibrate": 300,
+    "SVGEARSaveCalibration": 320,
+    "SVGEARLoadCalibration": 130,
     "SaveVideo": 380,
     "CreateVideo": 150,
 }
