@@ -14,7 +14,7 @@ from .blocks import anchored, block_count, block_labels, copy_anchors
 from .counts import cluster_counts
 from .device import unavailable_reason
 from .metric import key_metric
-from .statistics import join, measure
+from .statistics import Measured, measure
 from .timing import StageTimer
 from .types import (
     CALIBRATED,
@@ -27,7 +27,6 @@ from .types import (
     RoutedHeads,
     SequenceLayout,
     Settings,
-    Statistics,
 )
 
 IMPLEMENTATIONS = ("torch", "triton")
@@ -63,7 +62,7 @@ def sparse_attention(
         state: clusters of the previous denoising step; updated in place. None clusters from scratch.
         scale: factor of the logits; None is ``D ** -0.5``.
         memory_limit: bytes of working memory beyond the output that one chunk of heads should stay under (at least
-            one head is processed at a time whatever it needs); None is half the size of q, k and v together.
+            one head is processed at a time whatever it needs); None is three quarters of the size of q, k and v together.
         timer: adds up the time per stage.
         observe: called with the routing of every chunk of heads, on the device, before it is forgotten.
         implementation: ``torch`` or ``triton``; None is triton on a GPU and torch on a CPU. Nothing falls back from one
@@ -89,20 +88,21 @@ def sparse_attention(
     state.begin((*q.shape, tokens, q.dtype, q.device, stages.__name__), settings)
     step = _heads_at_once(q, tokens, settings, memory_limit, stages)
     output = q.new_empty(batch, length, heads, dim).transpose(1, 2)
-    statistics: dict[tuple[int, int], Statistics] = {}
+    measured: list[list[Measured]] = []
     for item, layout in enumerate(layouts):
         call = _Call(stages, settings, layout, blocks, scale, timer, item)
         own = slice(item, item + 1)
         groups, clusters = call.cluster(q[own], k[own], state)
+        measured.append([])
         for head in range(0, heads, step):
             some = slice(head, min(heads, head + step))
             part = (own, some)
             routed = call.attend(q[part], k[part], v[part], output[part], groups.of_heads(some), clusters.of_heads(some), some)
-            statistics[item, head] = measure(routed.routing, routed.probe, routed.query_groups)
+            measured[-1].append(Measured.of(routed.routing, routed.probe, routed.query_groups))
             if observe is not None:
                 observe(routed)
     state.calls += 1
-    return AttentionResult(output, join(statistics, batch))
+    return AttentionResult(output, measure(measured, tokens))
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
         elif len(span):
             runs.append(span)
     parts = [tensor[:, :, run.start : run.stop] for run in runs]
-    return parts[0] if len(parts) == 1 else torch.cat(parts or [tensor[:, :, :0]], dim=2)
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0] if parts else tensor[:, :, :0]
 
 
 def stages_for(q: Tensor, implementation: str | None) -> ModuleType:
@@ -273,6 +273,6 @@ def _for_blocks(q: Tensor, settings: Settings, layouts: list[SequenceLayout], bl
 def _heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None, stages: ModuleType) -> int:
     """Heads of one chunk: as many as the limit allows, in chunks of about one size."""
     heads = q.shape[1]
-    limit = 3 * q.nbytes // 2 if memory_limit is None else memory_limit
+    limit = 9 * q.nbytes // 4 if memory_limit is None else memory_limit
     most = max(1, min(heads, limit // stages.working_bytes(q, tokens, settings)))
     return -(-heads // -(-heads // most))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
         clusters: the key clusters.
         settings: method, budget and ranking.
     """
-    priority, budget, floor = priorities_and_budgets(probe, clusters.sizes, settings)
+    priority, budget, floor = priorities_and_budgets(probe, clusters, settings)
     sizes = clusters.sizes[:, :, None].expand_as(priority)
     exact = torch.empty(priority.shape, dtype=torch.bool, device=priority.device)
     # Sorting takes some tables of eight bytes an entry.
@@ -35,40 +37,35 @@ def route_given(exact: Tensor, clusters: Clusters) -> Routing:
     return Routing(exact, (exact * clusters.sizes[:, :, None]).sum(-1).to(clusters.centroids.dtype) / clusters.labels.shape[2])
 
 
-def priorities_and_budgets(probe: Probe, key_sizes: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """Priority of each block ``[B, H, G, C]``, and the most and the fewest keys that each group may compute exactly.
+def priorities_and_budgets(probe: Probe, clusters: Clusters, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """Priority of each block ``[B, H, G, C]``, and twice the most and the fewest keys that each group may compute exactly.
 
-    The two are float64 ``[B, H, G]``; the fewest are reached by computing one block more where needed.
+    The two are int32 ``[B, H, G]``; the fewest are reached by computing one block more where needed.
     """
     by_mass = settings.method == "svg2" or settings.probe_score == "mass"
-    priority = probe.masses if by_mass else probe.errors / key_sizes[:, :, None]
-    sizes = key_sizes[:, :, None].expand_as(priority)
-    tokens = key_sizes.sum(-1)[:, :, None]
+    priority = probe.masses if by_mass else probe.errors / clusters.sizes[:, :, None]
+    tokens, groups = clusters.labels.shape[2], priority.shape[:3]
     # One key is enough to make the best block exact.
-    floor = (settings.min_share * tokens.double()).clamp(min=0 if settings.compensates else 1)
-    return priority, _budget(probe.masses, sizes, tokens, settings), floor.expand_as(priority[..., 0])
-
-
-def _budget(masses: Tensor, sizes: Tensor, tokens: Tensor, settings: Settings) -> Tensor:
-    """Keys that each query group may compute exactly, float64 ``[B, H, G]``."""
+    fewest = max(settings.min_share * tokens, 0 if settings.compensates else 1)
+    floor = priority.new_full(groups, math.ceil(2 * fewest), dtype=torch.int32)
     if settings.budget == "density":
-        budget = torch.full_like(masses[..., 0], settings.density, dtype=torch.float64) * tokens
+        budget = priority.new_full(groups, int(2 * settings.density * tokens), dtype=torch.int32)
     else:
         # Where conditioning takes all attention, the video has no masses to compare.
-        shares, order = (masses * inverse_or_zero(masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
+        shares, order = (probe.masses * inverse_or_zero(probe.masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
         before = shares.cumsum(-1) - shares
-        area = sizes.gather(-1, order) * (before < settings.top_p)
-        budget = area.sum(-1).double()
-    return budget
+        sizes = clusters.sizes[:, :, None].expand_as(priority).gather(-1, order)
+        budget = 2 * (sizes * (before < settings.top_p)).sum(-1).to(torch.int32)
+    return priority, budget, floor
 
 
 def _best_within(priority: Tensor, sizes: Tensor, budget: Tensor, floor: Tensor) -> Tensor:
-    """Bool ``[B, H, G, C]``: clusters by falling priority up to ``budget`` keys, at least ``floor`` keys; empty ones never."""
+    """Bool ``[B, H, G, C]``: clusters by falling priority up to half of ``budget`` keys, at least half of ``floor``; empty ones never."""
     priority = torch.where(sizes > 0, priority, -torch.inf)
     order = priority.argsort(dim=-1, descending=True, stable=True)
     ordered = sizes.gather(-1, order)
     # Twice the middle of each block in the running sum, which is an integer.
     middles = ordered.cumsum(-1).mul_(2).sub_(ordered)
-    fits = middles <= (2 * budget).floor().long()[..., None]
-    fits |= middles.sub_(ordered) < (2 * floor).ceil().long()[..., None]
+    fits = middles <= budget[..., None]
+    fits |= middles.sub_(ordered) < floor[..., None]
     return torch.zeros_like(fits).scatter_(-1, order, fits & (ordered > 0))

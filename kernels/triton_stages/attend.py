@@ -15,7 +15,10 @@ from .softmax import softmax_step
 from .tiles import cut, cut_in_two
 
 
-@triton.jit(do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "tiles", "own_row"])
+@triton.jit(
+    do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "tiles", "own_row"],
+    do_not_specialize_on_alignment=["order"],
+)
 def _attend(
     q, q_head, q_row,
     k, v,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..torch_stages.cluster import sampled_positions
 from ..types import Clusters
+from .route import table_size
 from .similarity import number_by_similarity
 from .tiles import cut
 
@@ -267,7 +268,7 @@ def _nearest_candidates(tokens: Tensor, points: _Points, clusters: Clusters, can
     count = between.shape[-1]
     near = torch.empty(batch, heads, count, candidates, dtype=torch.int32, device=between.device)
     _choose_candidates[(between[..., 0].numel(),)](
-        between, near, count, LOG_C=(count - 1).bit_length(), COUNT=candidates, num_warps=CHOICE_WARPS
+        between, near, count, LOG_C=table_size(count), COUNT=candidates, num_warps=CHOICE_WARPS
     )
     rows = cut(clusters, NEAR["ROWS"])
     labels = tokens.new_empty(batch, heads, length, dtype=torch.int32)

@@ -12,7 +12,7 @@ from ..types import Clusters, SortedKeys
 PERMUTE = {"ROWS": 32, "num_warps": 4}
 
 
-@triton.jit(do_not_specialize=["heads", "tokens"])
+@triton.jit(do_not_specialize=["heads", "tokens"], do_not_specialize_on_alignment=["order"])
 def _permute(
     k, k_batch, k_head, k_row,
     v, v_batch, v_head, v_row,

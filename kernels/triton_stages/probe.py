@@ -57,7 +57,8 @@ def _probe(
         i_stop = tl.load(tile_stops + i_h * tiles + i_t)
         o_k = i_start + o_key  # [K]
         m_k = o_k < i_stop  # [K]
-        i_row = tl.where(m_k, o_k, i_start)  # [K]
+        # Not i_start: behind the last key there is none, and zero times what lies there need not be zero.
+        i_row = tl.where(m_k, o_k, 0)  # [K]
         b_norm = tl.load(p_norms + i_row)  # [K]
         b_dot = tl.load(p_dots + i_row)  # [K]
         b_k = tl.load(p_k + i_row[:, None] * D + o_d)  # [K, D]
@@ -173,8 +174,11 @@ def probe_tokens(
         **tiles.launch,
     )  # fmt: skip
 
-    extra = scaled_logits(rounded.float(), conditioning.keys, scale * LOG2_E)
-    extra_log_sums = (extra / LOG2_E).logsumexp(-1) * LOG2_E
+    extra = scaled_logits(rounded.float(), conditioning.keys, scale * LOG2_E) if conditioning.keys.shape[2] else None
+    if extra is None:
+        extra_log_sums = at_means.new_full((1, heads, groups), -torch.inf)
+    else:
+        extra_log_sums = (extra / LOG2_E).logsumexp(-1) * LOG2_E
     log_denominators = torch.empty_like(extra_log_sums)
     errors, masses = (at_means.new_empty(1, heads, groups, count) for _ in range(2))
     log_weights = torch.empty_like(errors if weighted else errors[..., :0])
@@ -192,6 +196,8 @@ def probe_tokens(
     return Probe(
         errors=errors,
         masses=masses,
-        output_norms=output_norms(masses, (extra - log_denominators[..., None]).exp2_(), summaries, conditioning),
+        output_norms=output_norms(
+            masses, None if extra is None else (extra - log_denominators[..., None]).exp2_(), summaries, conditioning
+        ),
         centroids=WeightedCentroids(own_values, log_weights) if weighted else None,
     )

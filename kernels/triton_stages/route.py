@@ -49,7 +49,7 @@ def _first_above(b_sorted, b_value, LOG_C: tl.constexpr, SLOTS: tl.constexpr):
     return i_c
 
 
-@triton.jit(do_not_specialize=["clusters", "groups", "capacity"])
+@triton.jit(do_not_specialize=["clusters", "groups", "capacity"], do_not_specialize_on_alignment=["offsets"])
 def _select(
     priorities, offsets, budgets, floors,
     exact, entries, counts, rows,
@@ -113,7 +113,7 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
 
     The same choice as the torch stage, found without a sort. See there for the arguments.
     """
-    priority, budget, floor = priorities_and_budgets(probe, clusters.sizes, settings)
+    priority, budget, floor = priorities_and_budgets(probe, clusters, settings)
     return _routed(priority, budget, floor, clusters, most_entries(clusters.labels.shape[2], priority.shape[-1], settings))
 
 
@@ -122,28 +122,36 @@ def route_given(exact: Tensor, clusters: Clusters) -> Routing:
 
     A budget of just these blocks, which rank before all others, makes the kernel choose them and list their rows.
     """
-    budget = (exact * clusters.sizes[:, :, None]).sum(-1).double()
+    budget = 2 * (exact * clusters.sizes[:, :, None]).sum(-1).to(torch.int32)
     tokens, count = clusters.labels.shape[2], exact.shape[-1]
     return _routed(exact.float().contiguous(), budget, torch.zeros_like(budget), clusters, tokens // GRANULE + count)
 
 
 def _routed(priority: Tensor, budget: Tensor, floor: Tensor, clusters: Clusters, most: int) -> Routing:
-    """The blocks of highest ``priority`` ``[B, H, G, C]`` within ``budget``, at least ``floor``; ``most`` entries for a group."""
+    """The blocks of highest ``priority`` ``[B, H, G, C]`` within half of ``budget``, at least half of ``floor``.
+
+    ``most`` entries suffice for any group.
+    """
     *shape, count = priority.shape
     tokens, device = clusters.labels.shape[2], priority.device
     capacity = most + PADDING
-    log_count = max(4, (count - 1).bit_length())
+    log_count = table_size(count)
     exact = torch.empty(*shape, count, dtype=torch.bool, device=device)
     entries = torch.empty(*shape, capacity, dtype=torch.int32, device=device)
     counts, rows = (torch.empty(shape, dtype=torch.int32, device=device) for _ in range(2))
     _select[(shape[2], shape[0] * shape[1])](
-        priority, clusters.offsets, (2 * budget).floor().to(torch.int32), (2 * floor).ceil().to(torch.int32),
+        priority, clusters.offsets, budget, floor,
         exact.view(torch.uint8), entries, counts, rows,
         count, shape[2], capacity,
         LOG_C=log_count, GRANULE=GRANULE, PADDING=PADDING, SLOTS=SLOTS,
         num_warps=select_warps(log_count),
     )  # fmt: skip
     return Routing(exact, rows / tokens, ExactRows(entries, counts))
+
+
+def table_size(count: int) -> int:
+    """Logarithm of a table for ``count`` clusters: one size for all usual counts, so that a new length compiles nothing."""
+    return max(10, (count - 1).bit_length())
 
 
 def select_warps(log_count: int) -> int:

@@ -35,7 +35,7 @@ class RaggedTiles:
     bounds: Tensor | None = None
 
 
-@triton.jit(do_not_specialize=["clusters", "tiles", "fewest"])
+@triton.jit(do_not_specialize=["clusters", "tiles", "fewest"], do_not_specialize_on_alignment=["offsets"])
 def _cut(
     offsets, owners, starts, stops, bounds, rest_owners, rest_starts, rest_stops,
     clusters, tiles, fewest,
