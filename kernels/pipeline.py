@@ -30,6 +30,8 @@ from .types import (
 )
 
 IMPLEMENTATIONS = ("torch", "triton")
+# Bytes. Chunks of fewer heads would leave a short sequence waiting for launches.
+LEAST_GPU_MEMORY = 512 * 2**20
 
 
 def sparse_attention(
@@ -62,7 +64,8 @@ def sparse_attention(
         state: clusters of the previous denoising step; updated in place. None clusters from scratch.
         scale: factor of the logits; None is ``D ** -0.5``.
         memory_limit: bytes of working memory beyond the output that one chunk of heads should stay under (at least
-            one head is processed at a time whatever it needs); None is three quarters of the size of q, k and v together.
+            one head is processed at a time whatever it needs); None is three quarters of the size of q, k and v together, and on
+            a GPU at least 512 MiB.
         timer: adds up the time per stage.
         observe: called with the routing of every chunk of heads, on the device, before it is forgotten.
         implementation: ``torch`` or ``triton``; None is triton on a GPU and torch on a CPU. Nothing falls back from one
@@ -273,6 +276,7 @@ def _for_blocks(q: Tensor, settings: Settings, layouts: list[SequenceLayout], bl
 def _heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None, stages: ModuleType) -> int:
     """Heads of one chunk: as many as the limit allows, in chunks of about one size."""
     heads = q.shape[1]
-    limit = 9 * q.nbytes // 4 if memory_limit is None else memory_limit
-    most = max(1, min(heads, limit // stages.working_bytes(q, tokens, settings)))
+    if memory_limit is None:
+        memory_limit = max(9 * q.nbytes // 4, LEAST_GPU_MEMORY if q.is_cuda else 0)
+    most = max(1, min(heads, memory_limit // stages.working_bytes(q, tokens, settings)))
     return -(-heads // -(-heads // most))
