@@ -25,12 +25,15 @@ DENSE, RASTER, MORTON, SOL = "dense", "position blocks, raster", "position block
 # Tokens of a query group and of a key cluster that the papers use; at fixed density smaller groups serve the published routing better.
 PUBLISHED_GROUP, PUBLISHED_CLUSTER = 252, 76
 SMALLER_GROUP, BEST_GROUP = 63, 42
+# Among the candidates of a token's last cluster only, which leaves more of the budget for exact pairs.
+OUR_KMEANS = "our k-means"
 # Tokens from which methods are compared at equal effective density rather than at equal exact share.
 FULL_SIZE = 16_384
 TARGETS = (0.10, 0.13, 0.20)
 REFERENCE_TARGET = 0.13
 SOL_TAUS, SOL_AUGS = (0.5, 1.0, 1.3, 2.0), (0, 256)
-# What ComfyUI core calls sol_attn with.
+# What sol_attn computes exactly here with the values that ComfyUI core calls it with: the same for ours.
+SOL_SHARE = 0.14
 CORE_TAU, CORE_AUG = 1.3, 256
 
 
@@ -133,6 +136,7 @@ def standard_methods(scale: Scale, device: torch.device, say: Callable[[str], No
     yield from _presets(("quality", "balanced", "fast"))
     for target in TARGETS:
         yield from _at_density(OURS, "", Settings(), target, scale)
+    yield _pack(OURS, f"exact share {SOL_SHARE}", Settings(density=SOL_SHARE))
     smaller = Settings(query_clusters=-(-scale.tokens // SMALLER_GROUP))
     yield from _at_density(OURS, f"{SMALLER_GROUP} queries a group, ", smaller, REFERENCE_TARGET, scale)
     published = _published(scale.tokens, PUBLISHED_GROUP)
@@ -144,7 +148,7 @@ def standard_methods(scale: Scale, device: torch.device, say: Callable[[str], No
     for group, target in pairs:
         yield from _at_density(PUBLISHED, f"{group} queries a group, ", _published(scale.tokens, group), target, scale)
     near = replace(_published(scale.tokens, BEST_GROUP), kmeans_candidates=Settings.kmeans_candidates)
-    yield from _at_density(PUBLISHED, f"{BEST_GROUP} queries a group, our k-means, ", near, REFERENCE_TARGET, scale)
+    yield from _at_density(PUBLISHED, f"{BEST_GROUP} queries a group, {OUR_KMEANS}, ", near, REFERENCE_TARGET, scale)
     yield Method(RASTER, f"tau {CORE_TAU}", partial(CountedBlocks, CORE_TAU))
     yield Method(MORTON, f"tau {CORE_TAU}", partial(CountedBlocks, CORE_TAU, morton_order(scale.grid)))
     yield from _sol_attn(scale, device, say)

@@ -47,7 +47,7 @@ class Options:
     dense_first_steps: int = AUTOMATIC
     dense_last_steps: int = 0
     dense_blocks: str = "0"
-    min_tokens: int = 16384
+    min_tokens: int = 24576
     memory_limit_mb: int = 0
     strict: bool = False
     verbose: bool = False

@@ -78,7 +78,7 @@ ATTENTION = {
     "dense_first_steps": -1,
     "dense_last_steps": 0,
     "dense_blocks": "0",
-    "min_tokens": 16384,
+    "min_tokens": 24576,
     "memory_limit_mb": 0,
     "strict": False,
     "verbose": False,
@@ -89,7 +89,7 @@ ATTENTION = {
     "compensate": True,
 }
 # the widgets of SVGEARCalibrate: energy, every, min_tokens, memory_limit_gb, repeating_heads, restart
-CALIBRATE = [0.0, 1, 4096, 16.0, True, 0]
+CALIBRATE = [0.0, 1, 4096, 16.0, False, 0]
 CALIBRATION = "wan21_1_3b_480p_81_frames"
 # the widgets of SVGEARRoutedBlocks: layer, step, head, branch, frames, width
 ROUTED_BLOCKS = [-1, -1, -1, "cond", 4, 1400]

@@ -183,12 +183,25 @@ def test_bars_compare_what_costs_the_same():
         _row(PUBLISHED, "63 queries a group, effective density 0.13", 0.09, 0.13, 31),
         _row(PUBLISHED, "252 queries a group, effective density 0.13", 0.09, 0.13, 29),
         _row(PUBLISHED, "top-p 0.85", 0.1, 0.131, 35),
-        _row(SOL, sol_setting(1.3, 256), 0.07, 0.1, 22),
+        _row(PUBLISHED, "42 queries a group, our k-means, effective density 0.13", 0.1, 0.13, 32),
+        _row(SOL, sol_setting(1.3, 256), 0.1, 0.13, 26),
     ]
-    assert [bar.passed for bar in bars(summarize(rows))] == [True, True, True]
+    assert [bar.passed for bar in bars(summarize(rows))] == [True, True, True, True, True]
     better = _row(PUBLISHED, "42 queries a group, effective density 0.13", 0.09, 0.13, 34)
-    assert [bar.passed for bar in bars(summarize([*rows, better]))] == [False, False, True]
-    assert [bar.passed for bar in bars(summarize(rows[:2]))] == [None, None, None]
+    assert [bar.passed for bar in bars(summarize([*rows, better]))] == [False, False, True, True, True]
+    better = _row(PUBLISHED, "42 queries a group, our k-means, effective density 0.13", 0.1, 0.13, 34)
+    assert [bar.passed for bar in bars(summarize([*rows[:5], better, rows[-1]]))] == [True, True, False, False, True]
+    assert [bar.passed for bar in bars(summarize(rows[:2]))] == [None] * 5
+
+
+def test_sol_attn_is_compared_with_the_automatic_counts_only():
+    rows = [
+        _row(OURS, "effective density 0.13", 0.09, 0.13, 36),
+        _row(OURS, "effective density 0.2", 0.16, 0.2, 40),
+        _row(OURS, "63 queries a group, effective density 0.13", 0.09, 0.13, 39),
+        _row(SOL, sol_setting(1.3, 256), 0.1, 0.13, 27),
+    ]
+    assert bars(summarize(rows))[-1].passed is False
 
 
 def test_few_steps_are_compared_with_what_costs_more():
