@@ -68,9 +68,10 @@ class SVGEARAttention(io.ComfyNode):
                 _combo(
                     "preset",
                     (*PRESETS, CUSTOM),
-                    "Trades speed against closeness to dense attention: quality computes 20 % of the pairs exactly, "
-                    "balanced 10 %, fast 5 %; few-step is for 4 to 8 step models (lightning, turbo): 20 % and no dense "
-                    "warm-up. A preset sets everything from method to probe_score; those inputs count only with custom.",
+                    "Trades speed against closeness to dense attention: quality computes 20 % of the pairs exactly (37 to 39 dB PSNR "
+                    "against the dense clip on our own small model without CFG), balanced 10 % (33 to 35 dB), fast 5 % (29 to 30 dB); "
+                    "few-step is for 4 to 8 step models (lightning, turbo): 30 % and no dense warm-up (38 to 39 dB). "
+                    "A preset sets everything from method to probe_score; those inputs count only with custom.",
                 ),
                 _share(
                     "density",

@@ -120,9 +120,14 @@ def _sums_by_cluster(weights: Tensor, values: Tensor, offsets: Tensor) -> Tensor
     rows = rows.clamp(max=tokens - 1)
     total = weights.new_zeros(count, weights.shape[1], values.shape[1])
     for some in row_slices(len(owners), height * values.shape[1] // 2, values.device):
-        part = (weights[rows[some]] * inside[some, :, None]).mT @ values[rows[some]].to(weights.dtype)
+        part = (_rows(weights, rows[some]) * inside[some, :, None]).mT @ _rows(values, rows[some]).to(weights.dtype)
         total.index_add_(0, owners[some], part)
     return total
+
+
+def _rows(table: Tensor, places: Tensor) -> Tensor:
+    """``table[places]``, which takes twice the time when written so."""
+    return table.index_select(0, places.flatten()).view(*places.shape, table.shape[1])
 
 
 def _visible_keys(
@@ -140,7 +145,7 @@ def _visible_keys(
         skipped = skipped[:0]
 
     def joined(tokens: Tensor, extra: Tensor, means: Tensor) -> Tensor:
-        return torch.cat((tokens[where][rows].to(means.dtype), extra[where].to(means.dtype), means[skipped]))
+        return torch.cat((_rows(tokens[where], rows).to(means.dtype), extra[where].to(means.dtype), _rows(means, skipped)))
 
     return KeyRows(
         keys=joined(sorted_keys.keys, conditioning.keys, centroids.keys),
