@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,12 +14,19 @@ from .demo_model import sample
 from .host import AttentionHost, Settings, sparse_attention
 from .position_blocks import attend_blocks, best_blocks, exact_share
 from .quality_cost import position_blocks_density
-from .quality_methods import CountedAttention
+from .quality_methods import CountedAttention, Method, Scale
 
 pack.load()
 from svg_ear.kernels import BlockRouting, SequenceLayout  # noqa: E402
 from svg_ear.kernels.blocks import ANCHOR_EVERY, BLOCK  # noqa: E402
-from svg_ear.kernels.calibration import Calibration, CalibrationRun, ModelIdentity, Profile, write_profile  # noqa: E402
+from svg_ear.kernels.calibration import (  # noqa: E402
+    Calibration,
+    CalibrationRun,
+    ModelIdentity,
+    Profile,
+    read_profile,
+    write_profile,
+)
 
 __all__ = [
     "CALIBRATED",
@@ -29,6 +38,7 @@ __all__ = [
     "MatchedRaster",
     "OnlineBlocks",
     "Profile",
+    "calibrated_methods",
     "identity",
     "start_run",
     "without_repetition",
@@ -113,6 +123,15 @@ def computed_shares(blocks: BlockRouting, tokens: int) -> Tensor:
     rows = (blocks.exact * sizes).sum(-1) * sizes
     rows[list(blocks.repeating)] *= torch.arange(len(sizes), device=sizes.device) % ANCHOR_EVERY == 0
     return rows.sum(-1) / tokens**2
+
+
+def calibrated_methods(path: Path, scale: Scale) -> list[Method]:
+    """The profile of ``path`` followed, with and without compensation; ValueError for one of another size."""
+    profile = read_profile(path)
+    if profile.grid != scale.grid:
+        raise ValueError(f"{path} was calibrated for {profile.grid} tokens, and clips have {scale.grid}; calibrate at that size")
+    followed = (("calibrated", CALIBRATED), ("calibrated, compensated", COMPENSATED))
+    return [Method(name, "", partial(CalibratedAttention, profile, settings, scale.steps)) for name, settings in followed]
 
 
 class OnlineBlocks(CalibratedAttention):

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from . import results
+from .calibration_methods import calibrated_methods
 from .demo_model import sample
 from .quality_bound import BoundedPack
 from .quality_methods import (
@@ -82,7 +83,9 @@ class Bench:
             for guidance in options.guidance if part == "standard" else options.guidance[:1]:
                 planned = replace(scale, guidance=guidance)
                 if part == "standard":
-                    methods = standard_methods(planned, self.device, say)
+                    methods = list(standard_methods(planned, self.device, say))
+                    if options.calibration:
+                        methods += calibrated_methods(options.calibration, planned)
                 elif part == "few-step":
                     planned = replace(planned, steps=min(scale.steps, FEW_STEPS), dense_steps=0)
                     methods = few_step_methods(planned)
@@ -172,6 +175,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="methods side by side; few steps; fewer dense first steps")
     add("--methods", default="", metavar="REGEX", help="only methods whose name and setting match; dense always runs")
     add("--quick", action="store_true", help="a small clip of few steps")
+    add("--calibration", type=Path, metavar="FILE", help="also follow this profile of benchmarks.calibrate")
     add("--bound", action="store_true", help="check the bound of the error instead")
     add("--append", action="store_true", help="keep the other rows of the CSV")
     add("--plot-only", nargs="+", type=Path, metavar="CSV", help="make tables and picture from these CSVs and stop")

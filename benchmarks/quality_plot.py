@@ -22,6 +22,8 @@ SERIES = {
     SOL: ("#e0a458", "D"),
     MORTON: ("#b5651d", "P"),
     RASTER: ("#d9b38c", "X"),
+    "calibrated": ("#8e6bbf", "v"),
+    "calibrated, compensated": ("#8e6bbf", "^"),
 }
 PARTS = {"standard": "dense first steps", "few-step": "few steps", "warm-up": "fewer dense first steps"}
 

@@ -7,7 +7,7 @@ import torch
 from svg_ear.kernels import BlockRouting
 from svg_ear.kernels.calibration import read_profile
 
-from benchmarks import calibrate, results
+from benchmarks import calibrate, quality, results
 from benchmarks.calibration_methods import blocks_cost, computed_shares
 from benchmarks.position_blocks import best_blocks
 from benchmarks.quality_methods import Scale
@@ -22,11 +22,11 @@ def bench(tmp_path_factory):
     arguments = ["--device", "cpu", "--clips", "2", "--seeds", "1", "--results", str(folder), "--profile", str(folder / "p.safetensors")]
     assert calibrate.main(arguments) == 0
     patch.undo()
-    return results.read(next(folder.glob("*.csv"))), read_profile(folder / "p.safetensors")
+    return results.read(next(folder.glob("*.csv"))), folder / "p.safetensors"
 
 
 def test_every_row_says_what_it_is_of(bench):
-    rows, profile = bench
+    rows, profile = bench[0], read_profile(bench[1])
     assert {row["clips"] for row in rows} == {"2"} and profile.prompts == 2 and profile.grid == (3, 10, 16)
     assert all(row["hardware"] and row["torch"] and float(row["calibrating_over_dense"]) > 0.5 for row in rows)
     assert rows[0]["method"] == "dense" and rows[0]["psnr_db"] == ""
@@ -43,6 +43,20 @@ def test_all_spend_what_the_calibration_spends(bench):
         if method == "position blocks, raster":
             assert share == pytest.approx(calibrated, abs=0.15)
     assert spent["calibrated, compensated", ""] == calibrated
+
+
+def test_the_quality_bench_follows_a_profile(bench, tmp_path, monkeypatch):
+    rows, path = bench
+    monkeypatch.setattr(quality, "QUICK_SCALE", Scale((3, 10, 16), 3, 1.0, 1))
+    options = ["--device", "cpu", "--quick", "--parts", "standard", "--methods", "^calibrated", "--calibration", str(path)]
+    quality.main([*options, "--results", str(tmp_path), "--docs", str(tmp_path)])
+    found = {row["method"]: row for row in results.read(next(tmp_path.glob("quality_cpu*.csv")))}
+    assert set(found) == {"dense", "calibrated", "calibrated, compensated"}
+    same = next(row for row in rows if (row["method"], row["setting"]) == ("calibrated", ""))
+    assert found["calibrated"]["psnr_db"] == same["psnr_db"]
+    monkeypatch.setattr(quality, "QUICK_SCALE", Scale((3, 10, 14), 3, 1.0, 1))
+    with pytest.raises(ValueError, match=r"calibrated for \(3, 10, 16\) tokens, and clips have \(3, 10, 14\)"):
+        quality.main([*options, "--results", str(tmp_path), "--docs", str(tmp_path)])
 
 
 def test_clips_are_not_compared_on_what_they_were_calibrated_on(capsys):
