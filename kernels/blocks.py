@@ -30,6 +30,15 @@ def anchor_sources(tokens: int, size: int, device: torch.device) -> Tensor:
     return position - position // size % ANCHOR_EVERY * size
 
 
+def exact_blocks(routing: BlockRouting, heads: slice, compensated: bool) -> Tensor:
+    """Bool ``[1, H, n, n]`` for some heads; a row without any block has its own where nothing else would be left to attend to."""
+    exact = routing.exact[None, heads]
+    if compensated:
+        return exact
+    own = torch.eye(exact.shape[-1], dtype=torch.bool, device=exact.device)
+    return exact | (own & ~exact.any(-1, keepdim=True))
+
+
 def anchored(groups: Clusters, routing: BlockRouting, heads: slice) -> Clusters:
     """The groups of ``heads``, without members in the repeating ones wherever a group is no anchor.
 
@@ -40,9 +49,11 @@ def anchored(groups: Clusters, routing: BlockRouting, heads: slice) -> Clusters:
         return groups
     spared = torch.arange(groups.sizes.shape[2], device=groups.sizes.device) % ANCHOR_EVERY != 0
     order, sizes = groups.order.clone(), groups.sizes.clone()
-    is_last = spared[groups.labels[:, repeating].long()]
-    order[:, repeating] = is_last.to(torch.uint8).argsort(dim=-1, stable=True).to(order.dtype)
-    sizes[:, repeating] = sizes[:, repeating].masked_fill(spared, 0)
+    # One head at a time: a list of heads would be copied to the device, and the host would wait.
+    for head in repeating:
+        is_spared = spared[groups.labels[:, head].long()]
+        order[:, head] = is_spared.to(torch.uint8).argsort(dim=-1, stable=True).to(order.dtype)
+        sizes[:, head].masked_fill_(spared, 0)
     return Clusters(groups.labels, groups.centroids, sizes, order)
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .blocks import anchored, block_count, block_labels, copy_anchors
+from .blocks import anchored, block_count, block_labels, copy_anchors, exact_blocks
 from .counts import cluster_counts
 from .device import unavailable_reason
 from .metric import key_metric
@@ -177,7 +177,7 @@ class _Call:
             if self.blocks is None:
                 routing, computed = stages.route(probe, clusters, settings), groups
             else:
-                routing = stages.route_given(self.blocks.exact[None, heads], clusters)
+                routing = stages.route_given(exact_blocks(self.blocks, heads, settings.compensates), clusters)
                 computed = anchored(groups, self.blocks, heads)
         with self.timer.stage("attend", device):
             video = output[:, :, self.video]

@@ -127,7 +127,8 @@ class BlockRouting:
     Raises ValueError for a table that is not square, or heads that it does not have.
 
     Attributes:
-        exact: bool ``[H, n, n]``, query blocks by key blocks, the same for all batch items.
+        exact: bool ``[H, n, n]``, query blocks by key blocks, the same for all batch items. Where nothing is compensated, a
+            row without any attends to its own block.
         size: tokens of a block; the last one may have fewer, so n is the token count over ``size``, rounded up.
         repeating: heads whose output repeats from block to block: only every :data:`~.blocks.ANCHOR_EVERY`-th block of
             queries is computed, and those behind it are copies.
@@ -139,6 +140,8 @@ class BlockRouting:
 
     def __post_init__(self):
         shape = tuple(self.exact.shape)
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}; a block has at least one token")
         if len(shape) != 3 or shape[1] != shape[2] or self.exact.dtype != torch.bool:
             raise ValueError(f"exact is {self.exact.dtype} {shape}; a routing by blocks needs bool [H, n, n]")
         if any(not 0 <= head < shape[0] for head in self.repeating):
@@ -317,7 +320,7 @@ class RoutedHeads:
     routing: Routing
 
     def key_shares(self) -> Tensor:
-        """Float32 ``[len(heads), N]``: the share of the video queries that see each token's key exactly."""
+        """Float32 ``[len(heads), N]``: the share of the computed video queries that see each token's key exactly."""
         sizes = self.query_groups.sizes[0, :, :, None]
         by_cluster = (self.routing.exact[0] * sizes).sum(1) / sizes.sum(1)
         return by_cluster.gather(-1, self.key_clusters.labels[0].long()).float()

@@ -28,15 +28,19 @@ def listed() -> list[str]:
 
 def path_to_write(name: str) -> Path:
     """Where a calibration of that name is saved. Raises ProfileError for a name that is not allowed."""
-    return _inside(Path(folder_paths.get_folder_paths(FOLDER)[0]), name)
+    return _inside(models_folder(), name)
+
+
+def models_folder() -> Path:
+    """Where calibrations are saved."""
+    return Path(folder_paths.get_folder_paths(FOLDER)[0])
 
 
 def path_of(name: str) -> Path:
     """The file of the calibration of that name. Raises ProfileError where there is none."""
-    for folder in map(Path, folder_paths.get_folder_paths(FOLDER)):
-        path = _inside(folder, name)
-        if path.is_file():
-            return path
+    path = folder_paths.get_full_path(FOLDER, name if name.endswith(ENDING) else f"{name}{ENDING}")
+    if path is not None:
+        return Path(path)
     raise ProfileError(f"there is no calibration {name!r} in models/{FOLDER}; save one with SVG-EAR Save Calibration, or choose another")
 
 

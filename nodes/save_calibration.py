@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..kernels.calibration import Profile, write_profile
 from .gathering import find_calibration
-from .profiles import FOLDER, path_to_write
+from .profiles import FOLDER, models_folder, path_to_write
 
 
 class SVGEARSaveCalibration(io.ComfyNode):
@@ -95,10 +95,10 @@ class SVGEARSaveCalibration(io.ComfyNode):
 def summary(profile: Profile, path: Path) -> str:
     """What a calibration is of, in words."""
     grid = " x ".join(map(str, profile.grid))
-    thresholds = profile.thresholds
+    thresholds, place = profile.thresholds, path.relative_to(models_folder()).as_posix()
     return "\n".join(
         (
-            f"Saved models/{FOLDER}/{path.name}, {path.stat().st_size / 1e6:.1f} MB, from {profile.prompts} runs",
+            f"Saved models/{FOLDER}/{place}, {path.stat().st_size / 1e6:.1f} MB, from {profile.prompts} runs",
             f"Model: {profile.model.architecture}, {profile.model.layers} layers, {profile.model.heads} heads of {profile.model.head_dim}",
             f"Video: {grid} tokens (frames x rows x columns)",
             f"Steps: {len(profile.sigmas)} of {profile.steps}, noise levels {profile.sigmas[0]:.3g} to {profile.last_sigma:.3g}",

@@ -10,7 +10,7 @@ import torch
 
 from ..kernels import ClusterState, SequenceLayout
 
-# More than the clusters of one evaluation of a 14B model at 720p with guidance, about 3 GB.
+# More than the clusters of one evaluation of a 14B model at 720p with guidance, about 1.6 GB.
 KEPT_BYTES = 4 * 2**30
 
 

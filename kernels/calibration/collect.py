@@ -83,7 +83,7 @@ class Calibration:
         Raises ValueError for a schedule that is not that of the runs before.
         """
         schedule = tuple(schedule)
-        if len(schedule) < 2 or any(high < low for high, low in zip(schedule, schedule[1:])):
+        if len(schedule) < 2 or any(high <= low for high, low in zip(schedule, schedule[1:])):
             raise ValueError(f"the schedule is {schedule}; a calibration needs the falling noise levels of at least one step")
         if self.schedule not in (None, schedule):
             raise ValueError(
@@ -140,7 +140,8 @@ class Calibration:
 
     def merge(self, run: CalibrationRun) -> None:
         """Count a finished run."""
-        for spot, found in run.found.items():
+        while run.found:
+            spot, found = run.found.popitem()
             for packed, cosines in found:
                 self.spots[spot].add(packed, cosines)
         self.runs += 1
@@ -196,7 +197,7 @@ class CalibrationRun:
         """
         stages = stages_for(q, implementation)
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        self._begin(q.shape[1], len(layouts[0].video), sites)
+        self._begin(*q.shape[:2], len(layouts[0].video), sites)
         threshold = self.thresholds.at(self.progress[step])
         for item, layout in enumerate(layouts):
             own, video = slice(item, item + 1), slice(layout.video.start, layout.video.stop)
@@ -212,7 +213,7 @@ class CalibrationRun:
         """Count this run; call it when the run has ended well."""
         self.calibration.merge(self)
 
-    def _begin(self, heads: int, tokens: int, sites: int | None) -> None:
+    def _begin(self, items: int, heads: int, tokens: int, sites: int | None) -> None:
         with self._lock:
             if self.tokens not in (None, tokens):
                 raise ValueError(
@@ -223,13 +224,15 @@ class CalibrationRun:
                 published = Thresholds.published(tokens, self._all_steps())
                 self.thresholds = published.ending_at(self.calibration.energy) if self.calibration.energy else published
             self.tokens = tokens
+            own = max(map(len, self.found.values()), default=0) + items
         limit = self.calibration.memory_limit
         if limit is None or sites is None:
             return
         count = block_count(tokens, BLOCK)
         looked_at = math.ceil((len(self.schedule) - 1) / self.calibration.every)
-        # The planes of the votes, and the masks of the run that is going on.
-        needed = (1 + (self.calibration.runs + 1).bit_length()) * looked_at * sites * heads * count * math.ceil(count / 8)
+        # The masks of the run that is going on, one for each batch item, and the planes of all votes.
+        before = max((gathered.votes.votes for gathered in self.calibration.spots.values()), default=0)
+        needed = (own + (before + own).bit_length()) * looked_at * sites * heads * count * math.ceil(count / 8)
         if needed > limit:
             raise MemoryError(
                 f"calibrating every {self.calibration.every} of {len(self.schedule) - 1} steps takes about {needed / 2**30:.1f} GB of host "

@@ -89,7 +89,11 @@ class Profile:
         step, place = self.step(sigma), self._places.get(tuple(site))
         if step is None or place is None:
             return None
-        packed = torch.from_numpy(self.masks[self.index[step, place]]).to(device)
+        packed = torch.from_numpy(self.masks[self.index[step, place]])
+        if device.type == "cuda":
+            # From pinned memory, because a copy from any other makes the host wait.
+            packed = packed.pin_memory()
+        packed = packed.to(device, non_blocking=True)
         repeating = tuple(numpy.flatnonzero(self.repeats[step, place]).tolist())
         return BlockRouting(unpack(packed, self.masks.shape[1]), self.block, repeating)
 

@@ -38,6 +38,7 @@ def cluster(
     """
     if centroids is None:
         centroids = tokens[:, :, sampled_positions(tokens.shape[2], count, tokens.device)]
+    centroids = centroids.to(compute_dtype(tokens.dtype))
     for _ in range(iterations):
         near = _near(centroids, metric, candidates) if 0 < candidates < count and labels is not None else None
         labels = _nearest(tokens, centroids, metric, labels, near)
@@ -71,14 +72,13 @@ def gather_rows(tokens: Tensor, positions: Tensor) -> Tensor:
 def _near(centroids: Tensor, metric: Tensor | None, candidates: int) -> Tensor:
     """Int64 ``[B, H, C, candidates]``, ascending: the centroids nearest to each, itself among them."""
     scaled, bias = _points(centroids, metric)
-    return (centroids.to(scaled.dtype) @ scaled.mT - bias).topk(candidates, sorted=False).indices.sort(dim=-1).values
+    return (centroids @ scaled.mT - bias).topk(candidates, sorted=False).indices.sort(dim=-1).values
 
 
 def _points(centroids: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
     """``p`` ``[B, H, C, D]`` and ``b`` ``[B, H, 1, C]`` such that the centroid nearest to x has the largest ``x . p - b``."""
     # |x - c|^2 without |x|^2, and with c relative to the mean centroid m: an offset common to all tokens, which
     # keys often have, must not drown the differences. argmax of xS(c - m) - (c - m)S(c - m) / 2 - mS(c - m).
-    centroids = centroids.to(compute_dtype(centroids.dtype))
     mean = centroids.mean(dim=2, keepdim=True)
     relative = centroids - mean
     scaled = relative if metric is None else relative @ metric
@@ -87,7 +87,7 @@ def _points(centroids: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _nearest(tokens: Tensor, centroids: Tensor, metric: Tensor | None, last: Tensor | None = None, near: Tensor | None = None) -> Tensor:
     """Label of the nearest centroid, with ``near`` among those that are near to the ``last`` one."""
-    scaled, bias = _points(centroids.to(compute_dtype(tokens.dtype)), metric)
+    scaled, bias = _points(centroids, metric)
     labels = tokens.new_empty(tokens.shape[:3], dtype=torch.int64)
     row_elements = tokens.shape[0] * tokens.shape[1] * max(centroids.shape[2], tokens.shape[3])
     for rows in row_slices(tokens.shape[2], row_elements, tokens.device):

@@ -13,7 +13,7 @@ from .cluster import segment_sum
 def probe_tokens(
     centroids: Tensor, sorted_keys: SortedKeys, conditioning: Conditioning, summaries: Summaries, weighted: bool, scale: float
 ) -> Probe:
-    """Squared error of compensating every key cluster by its plain means, from all its keys (design §1, step 3).
+    """Squared error of compensating every key cluster by its plain means, from all its keys.
 
     ``E_ij = sum_t |exp(a_t) v_t - exp(c) v_j|^2 = sum e^2a |v|^2 - 2 e^c sum e^a <v, v_j> + n e^2c |v_j|^2`` with
     ``a_t = s q_i.k_t`` and ``c = s q_i.k_j``, over the squared denominator of dense attention at the centroid.

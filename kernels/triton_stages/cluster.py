@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..torch_stages.cluster import sampled_positions
 from ..types import Clusters
-from .route import table_size
+from .route import select_warps, table_size
 from .similarity import number_by_similarity
 from .tiles import cut
 
@@ -22,7 +22,8 @@ NEAREST = {"ROWS": 128, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 NEAREST_FLOAT32 = {"ROWS": 64, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
 # Tokens of one tile that are compared with the candidates of their last cluster.
 NEAR = {"ROWS": 64, "num_warps": 4}
-CHOICE_WARPS = 2
+# Bytes of the scores from which candidates are chosen.
+CHOICE_BYTES = 64 * 2**20
 MEANS = {"ROWS": 16, "STAGES": 3, "num_warps": 2}
 # Sorting is by radix: half the bits, half the passes.
 LARGEST_INT16 = torch.iinfo(torch.int16).max
@@ -264,22 +265,33 @@ def _nearest_labels(tokens: Tensor, points: _Points) -> Tensor:
 def _nearest_candidates(tokens: Tensor, points: _Points, clusters: Clusters, candidates: int) -> Tensor:
     """Int32 ``[B, H, N]``: the nearest of the centroids that are nearest to each token's last one."""
     batch, heads, length, dim = tokens.shape
-    between = clusters.centroids.float() @ points.relative.float().mT - points.bias[:, :, None]
-    count = between.shape[-1]
-    near = torch.empty(batch, heads, count, candidates, dtype=torch.int32, device=between.device)
-    _choose_candidates[(between[..., 0].numel(),)](
-        between, near, count, LOG_C=table_size(count), COUNT=candidates, num_warps=CHOICE_WARPS
-    )
+    near = _candidates(clusters, points, candidates)
     rows = cut(clusters, NEAR["ROWS"])
     labels = tokens.new_empty(batch, heads, length, dtype=torch.int32)
     _nearest_candidate[(rows.owners.shape[-1], batch * heads)](
         tokens, *tokens.stride()[:3],
         clusters.order, rows.owners, rows.starts, rows.stops,
         near, points.relative, points.bias, labels,
-        heads, length, count, rows.owners.shape[-1],
+        heads, length, points.bias.shape[2], rows.owners.shape[-1],
         D=dim, CANDIDATES=candidates, **NEAR,
     )  # fmt: skip
     return labels
+
+
+def _candidates(clusters: Clusters, points: _Points, candidates: int) -> Tensor:
+    """Int32 ``[B, H, C, candidates]``, ascending: the centroids nearest to each of the last ones."""
+    last, relative, bias = (tensor.flatten(0, 1) for tensor in (clusters.centroids, points.relative, points.bias))
+    count, size = bias.shape[-1], table_size(bias.shape[-1])
+    near = torch.empty(len(bias), count, candidates, dtype=torch.int32, device=bias.device)
+    # Tables of all pairs of centroids, for as many heads at once as are small beside the inputs.
+    at_once = max(1, CHOICE_BYTES // (4 * count**2))
+    for some in map(slice, range(0, len(bias), at_once), range(at_once, len(bias) + at_once, at_once)):
+        scores = last[some].float() @ relative[some].float().mT
+        scores -= bias[some, None]
+        _choose_candidates[(scores[..., 0].numel(),)](
+            scores, near[some], count, LOG_C=size, COUNT=candidates, num_warps=max(2, select_warps(size) // 4)
+        )
+    return near.unflatten(0, clusters.sizes.shape[:2])
 
 
 def _sort(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:

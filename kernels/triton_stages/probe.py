@@ -150,7 +150,7 @@ def _relate(
 def probe_tokens(
     centroids: Tensor, sorted_keys: SortedKeys, conditioning: Conditioning, summaries: Summaries, weighted: bool, scale: float
 ) -> Probe:
-    """Squared error of compensating every key cluster by its plain means, from all its keys (design §1, step 3).
+    """Squared error of compensating every key cluster by its plain means, from all its keys.
 
     Products in the dtype of the keys (tf32 for float32), sums and exponentials in float32. With ``weighted`` the same pass
     makes each group's own centroids. See the torch stage for the formula and the arguments.

@@ -22,7 +22,8 @@ class RaggedTiles:
     All int32. How many tiles there are room for follows from the token count, so that nothing waits for the GPU.
 
     Attributes:
-        owners: ``[B, H, tiles]``, the cluster of each tile; C for tiles that are not needed, which come last.
+        owners: ``[B, H, tiles]``, the cluster of each tile; C for tiles that are not needed, which come last (those of rests: in
+            their cluster's place).
         starts: ``[B, H, tiles]``, its first row in cluster order.
         stops: ``[B, H, tiles]``, the end of its cluster: further tiles of the cluster may lie before it.
         bounds: ``[B, H, C + 1]``, tiles ``bounds[j]`` to ``bounds[j + 1]`` are those of cluster j; None for tiles of rests, of which

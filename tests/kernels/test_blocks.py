@@ -128,3 +128,23 @@ class TestTriton:
             entries = routing.rows.entries[0, 0, row, : routing.rows.counts[0, 0, row]].tolist()
             listed = [place for entry in entries for place in range(entry >> 5, (entry >> 5) + (entry & 31))]
             assert listed == [token for token in range(150) if exact[0, 0, row, token // SIZE]]
+
+
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_a_row_without_blocks_attends_to_its_own_where_the_rest_is_dropped(implementation):
+    if implementation == "triton":
+        pytest.importorskip("triton")
+    q, k, v = clustered(60, heads=1, dtype=torch.float32)
+    none, own = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    own |= torch.eye(4, dtype=torch.bool)
+
+    def attend(exact):
+        return sparse_attention(q, k, v, DROPPING, blocks=BlockRouting(exact, SIZE), implementation=implementation)
+
+    found, expected = attend(none), attend(own)
+    assert torch.equal(found.output, expected.output) and found.output.isfinite().all()
+
+
+def test_a_block_has_tokens():
+    with pytest.raises(ValueError, match="size is 0; a block has at least one token"):
+        BlockRouting(torch.ones(1, 2, 2, dtype=torch.bool), 0)

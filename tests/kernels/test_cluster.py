@@ -48,6 +48,15 @@ def test_a_token_moves_among_the_candidates_of_its_cluster(weighed):
     assert torch.equal(everywhere.labels, cluster(queries, 40, 2, centroids, metric=metric).labels)
 
 
+def test_centroids_of_any_dtype_have_candidates():
+    queries, keys, _ = clustered(200)
+    metric = key_metric(cluster(keys, 17, 2))
+    centroids, labels = starts(queries, 30), torch.zeros(queries.shape[:3], dtype=torch.int64)
+    narrow = cluster(queries, 30, 1, centroids.float(), labels, metric, candidates=16)
+    wide = cluster(queries, 30, 1, centroids.float().double(), labels, metric, candidates=16)
+    assert torch.equal(narrow.labels, wide.labels)
+
+
 def test_identical_keys_leave_the_metric_euclidean():
     keys = torch.ones(1, 2, 50, 64)
     assert torch.equal(key_metric(cluster(keys, 5, 2)), torch.eye(64).expand(1, 2, 64, 64))

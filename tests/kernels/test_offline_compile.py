@@ -43,7 +43,7 @@ def kernels(kind, dim, capability):
         (
             cluster, "_choose_candidates",
             {"scores": "*fp32", "candidates": "*i32", "clusters": "i32"},
-            {"LOG_C": 10, "COUNT": 32, "num_warps": cluster.CHOICE_WARPS},
+            {"LOG_C": 10, "COUNT": 32, "num_warps": 2},
         ),
         (
             tiles, "_cut",
