@@ -11,7 +11,7 @@ from ..numerics import LOG2_E
 from ..tuning import attend_tiles
 from ..types import Clusters, Conditioning, Probe, Routing, Settings, SortedKeys, Summaries
 from .route import GRANULE
-from .softmax import softmax_step
+from .softmax import TO_BASE_2, softmax_step
 from .tiles import cut, cut_in_two
 
 
@@ -59,7 +59,7 @@ def _attend(
             o_c = i_c + o_key  # [K]
             m_c = o_c < clusters  # [K]
             i_k = tl.where(m_c, o_c, 0)  # [K]
-            b_weight = tl.load(p_weight + i_k) * 1.4426950408889634  # [K]
+            b_weight = tl.load(p_weight + i_k) * TO_BASE_2  # [K]
             b_bias = tl.where(m_c & (tl.load(p_exact + i_k) == 0), b_weight, float("-inf"))  # [K]
             b_k = tl.load(p_mean + i_k[:, None] * D + o_d)  # [K, D]
             b_v = tl.load(p_value + i_k[:, None] * D + o_d)  # [K, D]

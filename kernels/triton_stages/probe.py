@@ -11,6 +11,7 @@ from ..numerics import LOG2_E
 from ..torch_stages.probe import output_norms, probe_centroids, scaled_logits
 from ..tuning import probe_tiles
 from ..types import Conditioning, Probe, SortedKeys, Summaries, WeightedCentroids
+from .softmax import TO_BASE_2
 from .tiles import cut
 
 __all__ = ["probe_centroids", "probe_tokens"]
@@ -141,7 +142,7 @@ def _relate(
     tl.store(errors + p_out, tl.trans(tl.maximum(b_error, 0.0) * b_scale * b_scale), m_out)
     if WEIGHTED:
         b_sum = tl.load(sums + p_in, m, other=0.0)  # [C, G]
-        tl.store(log_weights + p_out, tl.trans((b_peak - b_at_mean + tl.log2(b_sum)) / 1.4426950408889634), m_out)
+        tl.store(log_weights + p_out, tl.trans((b_peak - b_at_mean + tl.log2(b_sum)) / TO_BASE_2), m_out)
         tl.store(masses + p_out, tl.trans(b_sum * b_scale), m_out)
     else:
         tl.store(masses + p_out, tl.trans(b_size * b_weight * b_scale), m_out)

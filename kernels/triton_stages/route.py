@@ -30,6 +30,13 @@ def _threshold(b_bits, b_size, limit):
 
 
 @triton.jit
+def _rows_before(b_bits, b_size, t):
+    """For the blocks of priority t, the rows of those that rank before: all of higher priority, and those of t with a lower number."""
+    b_tied = tl.where(b_bits == t, b_size, 0)  # [C]
+    return tl.sum(tl.where(b_bits > t, b_size, 0), 0) + tl.cumsum(b_tied, 0) - b_tied
+
+
+@triton.jit
 def _max(a, b):
     return tl.maximum(a, b)
 
@@ -71,15 +78,11 @@ def _select(
     b_bits = tl.where(m_c, b_priority.to(tl.int32, bitcast=True), -2)  # [C]
     budget = tl.load(budgets + i_list)
     t = _threshold(b_bits, b_size, budget)
-    b_tied = tl.where(b_bits == t, b_size, 0)  # [C]
-    b_before = tl.sum(tl.where(b_bits > t, b_size, 0), 0) + tl.cumsum(b_tied, 0) - b_tied  # [C]
-    m_exact = (b_bits > t) | ((b_bits == t) & (2 * b_before + b_size <= budget))  # [C]
+    m_exact = (b_bits > t) | ((b_bits == t) & (2 * _rows_before(b_bits, b_size, t) + b_size <= budget))  # [C]
     floor = tl.load(floors + i_list)
     if floor > 0:
         t = _threshold(b_bits, b_size, floor - 1)
-        b_tied = tl.where(b_bits == t, b_size, 0)  # [C]
-        b_before = tl.sum(tl.where(b_bits > t, b_size, 0), 0) + tl.cumsum(b_tied, 0) - b_tied  # [C]
-        m_exact |= (b_bits > t) | ((b_bits == t) & (2 * b_before < floor))
+        m_exact |= (b_bits > t) | ((b_bits == t) & (2 * _rows_before(b_bits, b_size, t) < floor))
     m_exact &= m_c
     tl.store(exact + i_list * clusters + o_c, m_exact.to(tl.uint8), o_c < clusters)
     tl.store(rows + i_list, tl.sum(tl.where(m_exact, b_size, 0), 0))

@@ -3,6 +3,11 @@
 import triton
 import triton.language as tl
 
+from ..numerics import LOG2_E
+
+# Inside kernels, which see no plain numbers of a module.
+TO_BASE_2 = tl.constexpr(LOG2_E)
+
 
 @triton.jit
 def softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum):
