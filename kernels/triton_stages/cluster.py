@@ -229,8 +229,8 @@ class _Points:
     """Centroids as the kernels want them: the nearest one of x has the largest ``x . relative - bias``.
 
     Attributes:
-        relative: ``[B, H, C, D]`` in the dtype of the tokens.
-        bias: float32 ``[B, H, C]``.
+        relative: contiguous ``[B, H, C, D]`` in the dtype of the tokens.
+        bias: contiguous float32 ``[B, H, C]``.
     """
 
     relative: Tensor
@@ -241,9 +241,9 @@ def _points(tokens: Tensor, centroids: Tensor, metric: Tensor | None) -> _Points
     # Relative to the mean centroid: an offset common to all tokens, which keys often have, must not drown the differences.
     mean = centroids.mean(dim=2, keepdim=True, dtype=torch.float32)
     relative = centroids - mean
-    scaled = (relative if metric is None else relative @ metric).to(tokens.dtype)
+    scaled = (relative if metric is None else relative @ metric).to(tokens.dtype).contiguous()
     # From the rounded values, so that scores are distances to one definite point.
-    return _Points(scaled, (scaled.float() * (relative / 2 + mean)).sum(-1))
+    return _Points(scaled, (scaled.float() * (relative / 2 + mean)).sum(-1).contiguous())
 
 
 def _nearest_labels(tokens: Tensor, points: _Points) -> Tensor:

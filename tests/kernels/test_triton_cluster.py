@@ -80,6 +80,8 @@ def test_strides_do_not_matter(layout, dim):
     keys = inputs(100, batch=2, heads=3, dim=dim)[1]
     centroids = arranged(keys[:, :, :9], "tokens first")
     assert same(cluster(arranged(keys, layout), 9, 1, centroids), cluster(keys, 9, 1, centroids.contiguous()))
+    whole = arranged(keys[:, :, :64], "tokens first")
+    assert same(cluster(keys, 64, 1, whole), cluster(keys, 64, 1, whole.contiguous()))
     keys = keys[:, 1:2]
     near = (keys[:, :, :17], torch.arange(100, device=DEVICE).expand(2, 1, 100) % 17, None, 16)
     assert same(cluster(arranged(keys, layout), 17, 1, *near), cluster(keys, 17, 1, *near))
