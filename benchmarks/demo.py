@@ -32,7 +32,7 @@ class Scale:
     guidance: float
 
 
-SCALES = {"cpu": Scale((9, 15, 26), 6, 2, 1.0), "cuda": Scale(sample.MEDIUM_GRID, 12, 3, 1.0)}
+SCALES = {"cpu": Scale((9, 15, 26), 5, 2, 1.0), "cuda": Scale(sample.MEDIUM_GRID, 12, 3, 1.0)}
 
 
 @dataclass(frozen=True)
