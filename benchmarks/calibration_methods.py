@@ -12,7 +12,7 @@ from torch import Tensor
 from . import pack
 from .demo_model import sample
 from .host import AttentionHost, Settings, sparse_attention
-from .position_blocks import attend_blocks, best_blocks, exact_share
+from .position_blocks import attend_blocks, best_blocks, block_sizes, exact_share
 from .quality_cost import position_blocks_density
 from .quality_methods import CountedAttention, Method, Scale
 
@@ -119,7 +119,7 @@ def blocks_cost(settings: Settings) -> float:
 
 def computed_shares(blocks: BlockRouting, tokens: int) -> Tensor:
     """float64 ``[H]``: the share of the pairs of each head that ``blocks`` computes."""
-    sizes = (tokens - torch.arange(0, tokens, blocks.size, device=blocks.exact.device)).clamp(max=blocks.size).double()
+    sizes = block_sizes(tokens, blocks.exact.device, blocks.size).double()
     rows = (blocks.exact * sizes).sum(-1) * sizes
     rows[list(blocks.repeating)] *= torch.arange(len(sizes), device=sizes.device) % ANCHOR_EVERY == 0
     return rows.sum(-1) / tokens**2

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-
-from .quality_methods import MORTON, OURS, PUBLISHED, RASTER, SOL, SVG2, SVG2_COMPENSATED  # noqa: E402
-from .quality_rows import Summary  # noqa: E402
+from . import plot
+from .quality_methods import MORTON, OURS, PUBLISHED, RASTER, SOL, SVG2, SVG2_COMPENSATED
+from .quality_rows import Summary
 
 # Method, colour and marker, in the order of the legend.
 SERIES = {
@@ -37,23 +33,16 @@ def draw(summaries: Sequence[Summary], stem: Path) -> list[Path]:
     panels = list(dict.fromkeys((summary.part, summary.steps, summary.guidance) for summary in summaries))
     if not panels:
         raise ValueError("no row compares a clip with a dense one: run the bench first, or name the file of its results")
-    # Fixed ids and no date, so that the same figures give the same file.
-    with pyplot.rc_context({"font.size": 9, "svg.hashsalt": "quality", "svg.fonttype": "none"}):
-        figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 4), squeeze=False, layout="constrained")
-        for axis, panel in zip(axes[0], panels):
+    with plot.panels(stem, len(panels), 5.2, "quality") as (figure, axes):
+        for axis, panel in zip(axes, panels):
             shown = [summary for summary in summaries if (summary.part, summary.steps, summary.guidance) == panel]
             _points(axis, shown)
             part, steps, guidance = panel
             axis.set_title(f"{steps} steps, guidance {guidance:g}, {PARTS.get(part, part)}", fontsize=9)
-        handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels())}
+        handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels())}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(SERIES), frameon=False, fontsize=8)
         figure.suptitle(f"{summaries[0].hardware}, {summaries[0].grid} tokens, mean of {summaries[0].clips} clips", fontsize=9)
-        paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[0], dpi=160)
-        figure.savefig(paths[1], metadata={"Date": None})
-        pyplot.close(figure)
-    return paths
+    return plot.paths(stem)
 
 
 def _points(axis, summaries: Sequence[Summary]) -> None:

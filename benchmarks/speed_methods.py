@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from . import pack
+from .position_blocks import BLOCK
 from .speed_inputs import Inputs, Shape
-from .speed_pairs import SOL_BLOCK, Pairs, routed_pairs, sol_attn_share
+from .speed_pairs import Pairs, routed_pairs, sol_attn_share
 
 pack.load()
 from svg_ear.kernels import ClusterState, Settings, StageTimer, sparse_attention  # noqa: E402
@@ -133,7 +134,7 @@ def kitchen_methods(inputs: Inputs, shape: Shape, taus: tuple[float, ...], int8:
     if not kitchen.sol_attn_is_available(q.device):
         say("sol_attn IS LEFT OUT: comfy_kitchen has no kernel for this device")
         return found
-    always = -(-shape.conditioning // SOL_BLOCK)
+    always = -(-shape.conditioning // BLOCK)
     tokens_first = [tensor.transpose(1, 2) for tensor in (q, k, v)]
     for tau in taus:
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import pack
+from .position_blocks import routed_blocks
 from .speed_inputs import HEAD_DIM
 
 pack.load()
@@ -18,7 +19,6 @@ from svg_ear.kernels.tuning import Tiles  # noqa: E402
 FLOP_PER_PAIR = 4 * HEAD_DIM
 # Keys of an entry in the list of exact rows.
 GRANULE = 16
-SOL_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,9 @@ def sol_attn_share(q: Tensor, k: Tensor, tau: float, always: int = 0) -> float:
         q, k: ``[1, H, L, D]``.
     """
     exact = total = 0
+    # One head at a time: at 256k tokens the scores of all take gigabytes.
     for head in range(q.shape[1]):
-        queries, keys = (_block_means(tensor[0, head]) for tensor in (q, k))
-        keys = keys - keys.mean(0)
-        deviation = (queries.square() @ keys.square().mean(0)).sqrt()
-        blocks = torch.arange(len(keys), device=q.device)
-        chosen = queries @ keys.T > tau * deviation[:, None]
-        chosen |= (blocks[:, None] - blocks).abs() <= 1
-        chosen |= torch.minimum(blocks[:, None], blocks) < always
+        chosen = routed_blocks(q[:, head : head + 1], k[:, head : head + 1], tau)
+        chosen[..., :always, :] = chosen[..., :always] = True
         exact, total = exact + chosen.sum(), total + chosen.numel()
     return float(exact / total)
-
-
-def _block_means(tokens: Tensor) -> Tensor:
-    """Float means ``[ceil(L / 64), D]`` of consecutive blocks of ``[L, D]``."""
-    blocks = pad(tokens.float(), (0, 0, 0, -len(tokens) % SOL_BLOCK)).unflatten(0, (-1, SOL_BLOCK)).sum(1)
-    counts = torch.full((len(blocks), 1), SOL_BLOCK, device=tokens.device)
-    counts[-1] -= -len(tokens) % SOL_BLOCK
-    return blocks / counts

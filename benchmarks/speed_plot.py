@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-
-from .speed_bars import DRAWN, Row, number  # noqa: E402
-from .speed_inputs import MODELS, SWEEP  # noqa: E402
-from .speed_methods import BASELINE, FLASH, INT8, OURS, sol_name  # noqa: E402
+from . import plot
+from .speed_bars import DRAWN, Row, number
+from .speed_inputs import MODELS, SWEEP
+from .speed_methods import BASELINE, FLASH, INT8, OURS, sol_name
 
 MODEL_LABELS = {
     "wan-720p": "Wan 14B 720p\n75,600 tokens",
@@ -43,18 +39,11 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
     panels = [(panel, shapes) for panel, shapes in panels if shapes]
     if not panels:
         raise ValueError("no row of a whole call on structured data: run the bench first, or name the folder of its results")
-    # Fixed ids and no date, so that the same figures give the same file.
-    with pyplot.rc_context({"font.size": 9, "svg.hashsalt": "speed", "svg.fonttype": "none"}):
-        figure, axes = pyplot.subplots(1, len(panels), figsize=(6.2 * len(panels), 4), squeeze=False, layout="constrained")
-        for axis, (panel, shapes) in zip(axes[0], panels):
+    with plot.panels(stem, len(panels), 6.2, "speed") as (figure, axes):
+        for axis, (panel, shapes) in zip(axes, panels):
             panel(axis, rows, [shape.name for shape in shapes])
         figure.suptitle(f"{rows[0]['hardware']}, bfloat16, torch {rows[0]['torch']}", fontsize=9)
-        paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[0], dpi=160)
-        figure.savefig(paths[1], metadata={"Date": None})
-        pyplot.close(figure)
-    return paths
+    return plot.paths(stem)
 
 
 def _speedups(axis, rows: Sequence[Row], shapes: list[str]) -> None:
