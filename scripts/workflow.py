@@ -1,0 +1,151 @@
+"""A workflow as the interface opens it, laid out in columns of nodes."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+MARGIN, GAP, TITLE = 25, 40, 30
+
+# type: (sockets, outputs), each as "name:TYPE"
+NODES = {
+    "UNETLoader": ("", "MODEL:MODEL"),
+    "CLIPLoader": ("", "CLIP:CLIP"),
+    "DualCLIPLoader": ("", "CLIP:CLIP"),
+    "CLIPVisionLoader": ("", "CLIP_VISION:CLIP_VISION"),
+    "VAELoader": ("", "VAE:VAE"),
+    "LoadImage": ("", "IMAGE:IMAGE MASK:MASK"),
+    "CLIPVisionEncode": ("clip_vision:CLIP_VISION image:IMAGE", "CLIP_VISION_OUTPUT:CLIP_VISION_OUTPUT"),
+    "CLIPTextEncode": ("clip:CLIP", "CONDITIONING:CONDITIONING"),
+    "FluxGuidance": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
+    "ConditioningZeroOut": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
+    "ModelSamplingSD3": ("model:MODEL", "MODEL:MODEL"),
+    "SVGEARAttention": ("model:MODEL profile:SVG_EAR_PROFILE", "MODEL:MODEL"),
+    "SVGEARCalibrate": ("model:MODEL", "MODEL:MODEL"),
+    "SVGEARSaveCalibration": ("model:MODEL latent:LATENT", "STRING:STRING"),
+    "SVGEARLoadCalibration": ("", "profile:SVG_EAR_PROFILE"),
+    "SVGEARRoutedBlocks": ("model:MODEL latent:LATENT", "IMAGE:IMAGE LATENT:LATENT"),
+    "SVGEARReport": ("model:MODEL latent:LATENT", "STRING:STRING"),
+    "PreviewImage": ("images:IMAGE", ""),
+    "EmptyHunyuanLatentVideo": ("", "LATENT:LATENT"),
+    "EmptyHunyuanVideo15Latent": ("", "LATENT:LATENT"),
+    "Wan22ImageToVideoLatent": ("vae:VAE start_image:IMAGE", "LATENT:LATENT"),
+    "WanImageToVideo": (
+        "positive:CONDITIONING negative:CONDITIONING vae:VAE clip_vision_output:CLIP_VISION_OUTPUT start_image:IMAGE",
+        "positive:CONDITIONING negative:CONDITIONING latent:LATENT",
+    ),
+    "KSampler": (
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT",
+        "LATENT:LATENT",
+    ),
+    "KSamplerAdvanced": (
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING latent_image:LATENT",
+        "LATENT:LATENT",
+    ),
+    "VAEDecode": ("samples:LATENT vae:VAE", "IMAGE:IMAGE"),
+    "VAEDecodeTiled": ("samples:LATENT vae:VAE", "IMAGE:IMAGE"),
+    "CreateVideo": ("images:IMAGE audio:AUDIO", "VIDEO:VIDEO"),
+    "SaveVideo": ("video:VIDEO", ""),
+    "Note": ("", ""),
+}
+HEIGHTS = {
+    "SVGEARRoutedBlocks": 1160,
+    "PreviewImage": 560,
+    "CLIPTextEncode": 160,
+    "Note": 330,
+    "LoadImage": 330,
+    "SVGEARReport": 300,
+    "SVGEARCalibrate": 300,
+    "SVGEARSaveCalibration": 320,
+    "SVGEARLoadCalibration": 130,
+    "SaveVideo": 380,
+    "CreateVideo": 150,
+}
+
+
+@dataclass
+class Workflow:
+    """A workflow that grows column by column; ``save`` writes it in the format that the interface opens."""
+
+    title: str
+    nodes: list[dict] = field(default_factory=list)
+    links: list[list] = field(default_factory=list)
+    groups: list[dict] = field(default_factory=list)
+    right: float = 0
+    column: tuple = ()
+
+    def start(self, title: str, width: int, color: str = "#3f789e") -> None:
+        """Begin a group to the right of the last one; nodes added next are stacked in it."""
+        self._close()
+        self.column = (title, width, color, len(self.nodes))
+        self.bottom = TITLE + MARGIN
+
+    def add(self, kind: str, values: list = (), title: str | None = None, models: list[str] = (), **inputs) -> dict:
+        """Add a node below the last one of its group. ``inputs`` are outputs of other nodes as (node, name).
+
+        ``models`` are addresses of the files that the node loads, which the interface offers for download.
+        """
+        sockets, outputs = ([dict(zip(("name", "type"), entry.split(":"))) for entry in side.split()] for side in NODES[kind])
+        height = HEIGHTS.get(kind, 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 24)
+        node = {
+            "id": len(self.nodes) + 1,
+            "type": kind,
+            "pos": [self.right + MARGIN, self.bottom + TITLE],
+            "size": [self.column[1] - 2 * MARGIN, height],
+            "flags": {},
+            "order": len(self.nodes),
+            "mode": 0,
+            "inputs": [socket | {"link": None} for socket in sockets],
+            "outputs": [socket | {"links": []} for socket in outputs],
+            "properties": {"Node name for S&R": kind},
+            "widgets_values": list(values),
+        }
+        if title:
+            node["title"] = title
+        if models:
+            folders = [address.split("/split_files/")[1].split("/") for address in models]
+            node["properties"]["models"] = [
+                {"name": name, "url": address, "directory": folder} for address, (folder, name) in zip(models, folders)
+            ]
+        self.bottom += TITLE + height + MARGIN
+        self.nodes.append(node)
+        for name, (source, output) in inputs.items():
+            self._link(source, output, node, name)
+        return node
+
+    def save(self) -> None:
+        """Write the file."""
+        self._close()
+        content = {
+            "id": f"svg-ear-{self.title}",
+            "revision": 0,
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": self.groups,
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+        path = FOLDER / f"{self.title}.json"
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+    def _link(self, source: dict, output: str, target: dict, name: str) -> None:
+        source_slot = [slot["name"] for slot in source["outputs"]].index(output)
+        target_slot = [slot["name"] for slot in target["inputs"]].index(name)
+        kind = source["outputs"][source_slot]["type"]
+        assert kind == target["inputs"][target_slot]["type"], f"{source['type']} {output} into {target['type']} {name}"
+        link = len(self.links) + 1
+        self.links.append([link, source["id"], source_slot, target["id"], target_slot, kind])
+        source["outputs"][source_slot]["links"].append(link)
+        target["inputs"][target_slot]["link"] = link
+
+    def _close(self) -> None:
+        if not self.column:
+            return
+        title, width, color, _ = self.column
+        bounds = [self.right, 0, width, self.bottom]
+        self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": bounds, "color": color, "font_size": 24, "flags": {}})
+        self.right += width + GAP
+        self.column = ()
