@@ -14,19 +14,14 @@ def calibrating(name, *, seed=0, runs=1, latent=LARGER, overwrite=False, steps=S
     """The graph of one calibrating run, its latent, and the node that saves."""
     graph = Graph()
     model = graph.add("SVGEARCalibrate", model=graph.load(architecture), **({"min_tokens": 0} | calibrate))[0]
-    sampled = graph.add(
-        "KSampler",
-        model=model,
+    sampled = graph.sample(
+        model,
+        graph.latent(latent),
         positive=graph.conditioning(architecture, seed + 1),
         negative=graph.conditioning(architecture, 2),
-        latent_image=graph.latent(latent),
         seed=seed,
         steps=steps,
-        cfg=1.0,
-        sampler_name="euler",
-        scheduler="simple",
-        denoise=1.0,
-    )[0]
+    )
     saved = graph.add("SVGEARSaveCalibration", model=model, latent=sampled, name=name, runs=runs, overwrite=overwrite)
     return graph, graph.save(sampled), saved
 

@@ -60,20 +60,7 @@ def test_extra_latents_reach_the_model(client, name, extra):
 
     def conditioned(graph, model):
         conditioning = graph.conditioning(name, 1, **{extra: graph.latent(shape, noise=1.0, seed=3)})
-        sampled = graph.add(
-            "KSampler",
-            model=model,
-            positive=conditioning,
-            negative=conditioning,
-            latent_image=graph.latent(shape),
-            seed=0,
-            steps=1,
-            cfg=1.0,
-            sampler_name="euler",
-            scheduler="simple",
-            denoise=1.0,
-        )
-        return graph.save(sampled[0])
+        return graph.save(graph.sample(model, graph.latent(shape), positive=conditioning, negative=conditioning, steps=1))
 
     graph = Graph()
     saved = conditioned(graph, graph.load(name))

@@ -160,19 +160,14 @@ def test_report_finds_the_run_of_the_latent(client):
     model = graph.attention(graph.load("wan21_t2v"), **EVERYTHING_SPARSE)
     texts = []
     for steps in (1, 3):
-        sampled = graph.add(
-            "KSampler",
-            model=model,
+        sampled = graph.sample(
+            model,
+            graph.latent(SMALL),
             positive=graph.conditioning("wan21_t2v", 1),
             negative=graph.conditioning("wan21_t2v", 2),
-            latent_image=graph.latent(SMALL),
             seed=steps,
             steps=steps,
-            cfg=1.0,
-            sampler_name="euler",
-            scheduler="simple",
-            denoise=1.0,
-        )[0]
+        )
         texts.append((steps, graph.show(graph.add("SVGEARReport", model=model, latent=sampled)[0])))
     other = graph.latent(SMALL, noise=1.0)
     texts.append((None, graph.show(graph.add("SVGEARReport", model=model, latent=other)[0])))

@@ -54,18 +54,9 @@ def generate(comfyui):
             file = f"{name}-{'x'.join(map(str, grid))}.npy"
             np.save(inputs / file, tokens.numpy())
             conditioning[name] = graph.add("SVGEARTestConditioning", seed=0, tokens=0, channels=0, file=file)[0]
-        sampled = graph.add(
-            "KSampler",
-            model=model,
-            **conditioning,
-            latent_image=graph.latent((16, grid[0], 2 * grid[1], 2 * grid[2])),
-            seed=SEED,
-            steps=steps,  # a divisor of 1000, so that "simple" meets the levels of sample.sigmas
-            cfg=cfg,
-            sampler_name="euler",
-            scheduler="simple",
-            denoise=1.0,
-        )[0]
+        noise = graph.latent((16, grid[0], 2 * grid[1], 2 * grid[2]))
+        # Steps are a divisor of 1000, so that "simple" meets the levels of sample.sigmas.
+        sampled = graph.sample(model, noise, **conditioning, seed=SEED, steps=steps, cfg=cfg)
         saved = graph.save(sampled, model=loaded)
         shown = None if attention is None else graph.show(graph.add("SVGEARReport", model=model, latent=sampled)[0])
         result = comfyui.client.run(graph.nodes)

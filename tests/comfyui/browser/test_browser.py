@@ -65,18 +65,8 @@ def workflow(comfyui, seed, grid=sample.SMALL_GRID):
     for name, tokens in zip(("positive", "negative"), sample.conditioning(seed, grid)):
         np.save(inputs / f"browser-{name}-{seed}.npy", tokens.numpy())
         conditions[name] = graph.add("SVGEARTestConditioning", seed=0, tokens=0, channels=0, file=f"browser-{name}-{seed}.npy")[0]
-    sampled = graph.add(
-        "KSampler",
-        model=patched[0],
-        **conditions,
-        latent_image=graph.latent((16, grid[0], 2 * grid[1], 2 * grid[2])),
-        seed=seed,
-        steps=5,
-        cfg=3.0,
-        sampler_name="euler",
-        scheduler="simple",
-        denoise=1.0,
-    )[0]
+    noise = graph.latent((16, grid[0], 2 * grid[1], 2 * grid[2]))
+    sampled = graph.sample(patched[0], noise, **conditions, seed=seed, steps=5, cfg=3.0)
     view = graph.add("SVGEARRoutedBlocks", model=patched[0], latent=sampled)
     report = graph.add("SVGEARReport", model=patched[0], latent=sampled)
     graph.add("PreviewImage", images=view[0])

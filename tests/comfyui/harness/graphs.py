@@ -57,6 +57,11 @@ class Graph:
         channels, frames, height, width = shape
         return self.add("SVGEARTestLatent", channels=channels, frames=frames, height=height, width=width, **changes)[0]
 
+    def sample(self, model: list, latent: list, *, steps: int, seed: int = 0, cfg: float = 1.0, **inputs) -> list:
+        """Add a KSampler and return its LATENT. ``inputs``: ``positive`` and ``negative``, and what else is not usual."""
+        usual = {"sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+        return self.add("KSampler", model=model, latent_image=latent, seed=seed, steps=steps, cfg=cfg, **(usual | inputs))[0]
+
     def save(self, latent: list, **model) -> Node:
         """Save a LATENT under a new name; read it with ``Result.latent(node)``. With ``model=`` it is as that model sees it."""
         return self.add("SVGEARTestSave", latent=latent, name=f"latent-{next(_names)}", **model)
@@ -122,19 +127,17 @@ def sampling(
         model = graph.attention(model, **attention)
     if after is not None:
         model = after(graph, model)
-    sampled = graph.add(
-        "KSampler",
-        model=model,
+    sampled = graph.sample(
+        model,
+        graph.latent(latent or ARCHITECTURES[architecture].latent, **(latent_options or {})),
         positive=graph.conditioning(architecture, 1, **(positive or {})),
         negative=graph.conditioning(architecture, 2, **(negative or {})),
-        latent_image=graph.latent(latent or ARCHITECTURES[architecture].latent, **(latent_options or {})),
         seed=seed,
         steps=steps,
         cfg=cfg,
         sampler_name=sampler,
         scheduler=scheduler,
-        denoise=1.0,
-    )[0]
+    )
     return _finish(graph, sampled, model, report)
 
 
