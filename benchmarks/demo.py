@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,8 +109,11 @@ def contact_sheet(rows: dict[str, torch.Tensor], columns: int = 5) -> Image.Imag
     zoom = max(1, 240 // width)
     picks = np.linspace(0, count - 1, min(columns, count)).round().astype(int)
     cell_width, cell_height, gap, title = width * zoom, height * zoom, 6, 26
-    sheet = Image.new("RGB", (gap + len(picks) * (cell_width + gap), len(rows) * (cell_height + title + gap)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    font = ImageFont.load_default(15)
+    # A single column is narrower than its titles.
+    wide = gap + max(len(picks) * (cell_width + gap), *(math.ceil(font.getlength(label)) + gap for label in rows))
+    sheet = Image.new("RGB", (wide, len(rows) * (cell_height + title + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
     for row, (label, clip) in enumerate(rows.items()):
         top = row * (cell_height + title + gap)
         draw.text((gap, top + 4), label, fill="black", font=font)
