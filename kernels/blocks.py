@@ -1,4 +1,4 @@
-"""Blocks of consecutive tokens in the place of clusters, and heads that are computed for some of them only."""
+"""Blocks of tokens in the place of clusters, and heads that are computed for some of them only."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ def block_count(tokens: int, size: int) -> int:
     return -(-tokens // size)
 
 
-def block_labels(tokens: Tensor, size: int) -> Tensor:
+def block_labels(tokens: Tensor, routing: BlockRouting) -> Tensor:
     """int32 ``[B, H, N]``: the block of each of the ``tokens`` ``[B, H, N, D]``."""
-    labels = torch.arange(tokens.shape[2], device=tokens.device, dtype=torch.int32) // size
-    return labels.expand(*tokens.shape[:2], -1).contiguous()
+    labels = routing.labels
+    if labels is None:
+        labels = torch.arange(tokens.shape[2], device=tokens.device, dtype=torch.int32) // routing.size
+    return labels.expand(*tokens.shape[:3]).contiguous()
 
 
 def anchor_sources(tokens: int, size: int, device: torch.device) -> Tensor:
-    """int64 ``[N]``: for each token the one at its place in the anchor of its block; itself in an anchor."""
-    position = torch.arange(tokens, device=device)
-    return position - position // size % ANCHOR_EVERY * size
+    """int64 ``[N]``: for each row in block order the one at its place in the anchor of its block; itself in an anchor."""
+    row = torch.arange(tokens, device=device)
+    return row - row // size % ANCHOR_EVERY * size
 
 
 def exact_blocks(routing: BlockRouting, heads: slice, compensated: bool) -> Tensor:
@@ -48,20 +50,21 @@ def anchored(groups: Clusters, routing: BlockRouting, heads: slice) -> Clusters:
     if not repeating:
         return groups
     spared = torch.arange(groups.sizes.shape[2], device=groups.sizes.device) % ANCHOR_EVERY != 0
-    order, sizes = groups.order.clone(), groups.sizes.clone()
+    order, sizes, labels = groups.order.clone(), groups.sizes.clone(), groups.sorted_labels
     # One head at a time: a list of heads would be copied to the device, and the host would wait.
     for head in repeating:
-        is_spared = spared[groups.labels[:, head].long()]
-        order[:, head] = is_spared.to(torch.uint8).argsort(dim=-1, stable=True).to(order.dtype)
+        anchors_first = spared[labels[:, head]].to(torch.uint8).argsort(dim=-1, stable=True)
+        order[:, head] = groups.order[:, head].gather(-1, anchors_first)
         sizes[:, head].masked_fill_(spared, 0)
     return Clusters(groups.labels, groups.centroids, sizes, order)
 
 
-def copy_anchors(output: Tensor, routing: BlockRouting, heads: slice) -> None:
-    """Fill the rows of ``output`` ``[1, H, N, D]`` that :func:`anchored` left out."""
+def copy_anchors(output: Tensor, groups: Clusters, routing: BlockRouting, heads: slice) -> None:
+    """Fill the rows of ``output`` ``[1, H, N, D]`` that :func:`anchored` left out of ``groups``."""
     sources = anchor_sources(output.shape[2], routing.size, output.device)
     for head in _repeating(routing, heads):
-        output[:, head] = output[:, head, sources]
+        order = groups.order[0, head].long()
+        output[0, head, order] = output[0, head, order[sources]]
 
 
 def _repeating(routing: BlockRouting, heads: slice) -> list[int]:

@@ -140,8 +140,8 @@ class _Call:
         return groups, clusters
 
     def _block(self, tokens: Tensor) -> Clusters:
-        """Blocks of consecutive tokens, as clusters."""
-        labels = block_labels(tokens, self.blocks.size)
+        """Blocks of tokens, as clusters."""
+        labels = block_labels(tokens, self.blocks)
         empty = tokens.new_zeros(*tokens.shape[:2], self.blocks.exact.shape[-1], tokens.shape[-1])
         return self.stages.cluster_from_labels(tokens, labels, empty)
 
@@ -183,7 +183,7 @@ class _Call:
             video = output[:, :, self.video]
             stages.attend(queries, computed, sorted_keys, conditioning, summaries, probe, routing, settings, scale, video)
             if self.blocks is not None:
-                copy_anchors(video, self.blocks, heads)
+                copy_anchors(video, groups, self.blocks, heads)
         if len(self.layout.video) < q.shape[2]:
             with self.timer.stage("conditioning", device):
                 self._attend_conditioning(q, k, v, output)
@@ -270,6 +270,9 @@ def _for_blocks(q: Tensor, settings: Settings, layouts: list[SequenceLayout], bl
             f"exact blocks are {tuple(blocks.exact.shape)} on {blocks.exact.device}; {q.shape[1]} heads and {len(layouts[0].video)} video "
             f"tokens in blocks of {blocks.size} need {(q.shape[1], count, count)} on {q.device}"
         )
+    labels, needed = blocks.labels, (q.shape[1], len(layouts[0].video))
+    if labels is not None and (tuple(labels.shape) != needed or labels.device != q.device):
+        raise ValueError(f"labels of blocks are {tuple(labels.shape)} on {labels.device}; this call needs {needed} on {q.device}")
     return replace(settings, query_clusters=count, key_clusters=count)
 
 

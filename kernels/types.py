@@ -122,9 +122,9 @@ class SequenceLayout:
 
 @dataclass(frozen=True)
 class BlockRouting:
-    """Which blocks of consecutive video tokens are exact, known before the call (method ``calibrated``).
+    """Which blocks of video tokens are exact, known before the call (method ``calibrated``).
 
-    Raises ValueError for a table that is not square, or heads that it does not have.
+    Raises ValueError for a table that is not square, labels of other heads, or repeating heads that it does not have.
 
     Attributes:
         exact: bool ``[H, n, n]``, query blocks by key blocks, the same for all batch items. Where nothing is compensated, a
@@ -132,11 +132,13 @@ class BlockRouting:
         size: tokens of a block; the last one may have fewer, so n is the token count over ``size``, rounded up.
         repeating: heads whose output repeats from block to block: only every :data:`~.blocks.ANCHOR_EVERY`-th block of
             queries is computed, and those behind it are copies.
+        labels: int32 ``[H, N]``, the block of each video token; None takes consecutive tokens.
     """
 
     exact: Tensor
     size: int
     repeating: tuple[int, ...] = ()
+    labels: Tensor | None = None
 
     def __post_init__(self):
         shape = tuple(self.exact.shape)
@@ -144,6 +146,8 @@ class BlockRouting:
             raise ValueError(f"size is {self.size}; a block has at least one token")
         if len(shape) != 3 or shape[1] != shape[2] or self.exact.dtype != torch.bool:
             raise ValueError(f"exact is {self.exact.dtype} {shape}; a routing by blocks needs bool [H, n, n]")
+        if self.labels is not None and (self.labels.dtype != torch.int32 or self.labels.dim() != 2 or len(self.labels) != shape[0]):
+            raise ValueError(f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; {shape[0]} heads need int32 [{shape[0]}, N]")
         if any(not 0 <= head < shape[0] for head in self.repeating):
             raise ValueError(f"repeating heads {self.repeating} are not all among the {shape[0]} heads of exact")
 

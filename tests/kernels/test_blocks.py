@@ -22,13 +22,21 @@ def some_blocks(tokens, heads, repeating=(), share=0.4, size=SIZE):
     return BlockRouting(exact | torch.eye(count, dtype=bool), size, repeating)
 
 
+def with_labels(blocks, tokens):
+    """The same table for blocks of scattered tokens, others in every head."""
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.stack([torch.randperm(tokens, generator=generator) // blocks.size for _ in blocks.exact])
+    return BlockRouting(blocks.exact, blocks.size, blocks.repeating, labels.int()), labels.argsort(dim=-1, stable=True)
+
+
 def expected_output(q, k, v, settings, layout, blocks):
     """The reference's attention of the video tokens."""
     video = slice(layout.video.start, layout.video.stop)
     queries, keys, values = (x[:, :, video].double() for x in (q, k, v))
     outside = [position for span in layout.conditioning for position in span]
     conditioning = Conditioning(k[:, :, outside].double(), v[:, :, outside].double())
-    labels = (torch.arange(len(layout.video)) // blocks.size).expand(queries.shape[:3])
+    labels = torch.arange(len(layout.video)) // blocks.size if blocks.labels is None else blocks.labels
+    labels = labels.expand(queries.shape[:3])
     previous = queries.new_zeros(*q.shape[:2], blocks.exact.shape[-1], q.shape[-1])
     groups, clusters = (cluster_from_labels(tokens, labels, previous) for tokens in (queries, keys))
     sorted_keys = reference.permute(keys, values, clusters)
@@ -37,10 +45,13 @@ def expected_output(q, k, v, settings, layout, blocks):
     return reference.attend(queries, groups, sorted_keys, conditioning, summaries, routing, settings, scale)
 
 
+@pytest.mark.parametrize("scattered", [False, True], ids=["consecutive", "scattered"])
 @pytest.mark.parametrize("settings", [PLAIN, WEIGHTED, DROPPING], ids=["plain", "weighted", "dropping"])
-def test_matches_the_reference(settings):
+def test_matches_the_reference(settings, scattered):
     q, k, v = clustered(149, batch=2, heads=3)
     blocks = some_blocks(133, 3)
+    if scattered:
+        blocks, _ = with_labels(blocks, 133)
     found = sparse_attention(q, k, v, settings, layouts=LAYOUT, blocks=blocks)
     expected = expected_output(q, k, v, settings, LAYOUT, blocks)
     assert relative_error(found.output[:, :, 7:140], expected) < 1e-12
@@ -75,6 +86,19 @@ def test_repeating_heads_are_copies_of_their_anchors(memory_limit):
     assert repeated.statistics.density[0, 1].item() == pytest.approx(keys[rows].sum().item() / tokens**2)
 
 
+@pytest.mark.parametrize("memory_limit", [1, None])
+def test_scattered_blocks_are_consecutive_ones_in_another_order(memory_limit):
+    """Head 1 repeats: its copies follow the order of the blocks, too."""
+    q, k, v = clustered(11 * SIZE - 3, heads=3)
+    blocks, orders = with_labels(some_blocks(q.shape[2], 3, repeating=(1,)), q.shape[2])
+    found = sparse_attention(q, k, v, WEIGHTED, blocks=blocks, memory_limit=memory_limit)
+    index = orders[None, :, :, None].expand_as(q)
+    arranged = (x.gather(2, index) for x in (q, k, v))
+    consecutive = sparse_attention(*arranged, WEIGHTED, blocks=BlockRouting(blocks.exact, SIZE, (1,)))
+    torch.testing.assert_close(found.output.gather(2, index), consecutive.output)
+    torch.testing.assert_close(found.statistics.density, consecutive.statistics.density)
+
+
 def test_a_call_needs_blocks_that_fit():
     q, k, v = clustered(100)
     blocks = some_blocks(100, 2)
@@ -86,6 +110,10 @@ def test_a_call_needs_blocks_that_fit():
         sparse_attention(q, k, v, WEIGHTED, blocks=some_blocks(120, 2))
     with pytest.raises(ValueError, match=r"need \(2, 7, 7\)"):
         sparse_attention(q, k, v, WEIGHTED, blocks=some_blocks(100, 3))
+    with pytest.raises(ValueError, match=r"labels of blocks are \(2, 99\) on cpu; this call needs \(2, 100\)"):
+        sparse_attention(q, k, v, WEIGHTED, blocks=BlockRouting(blocks.exact, SIZE, (), torch.zeros(2, 99, dtype=torch.int32)))
+    with pytest.raises(ValueError, match=r"labels are torch.int64 \(2, 100\); 2 heads need int32 \[2, N\]"):
+        BlockRouting(blocks.exact, SIZE, (), torch.zeros(2, 100, dtype=torch.int64))
     with pytest.raises(ValueError, match="bool"):
         BlockRouting(torch.ones(2, 7, 7), SIZE)
     with pytest.raises(ValueError, match="repeating heads"):
@@ -104,8 +132,8 @@ class TestTriton:
         from triton_cases import DEVICE, inputs
 
         q, k, v = inputs(149, torch.float32, heads=2)
-        chosen = some_blocks(133, 2)
-        blocks = BlockRouting(chosen.exact.to(DEVICE), SIZE, (1,))
+        chosen, _ = with_labels(some_blocks(133, 2), 133)
+        blocks = BlockRouting(chosen.exact.to(DEVICE), SIZE, (1,), chosen.labels.to(DEVICE))
         plain, fused = (
             sparse_attention(q, k, v, settings, layouts=LAYOUT, blocks=blocks, implementation=name) for name in ("torch", "triton")
         )
