@@ -22,6 +22,7 @@ from .calibration_methods import (
     CALIBRATED,
     COMPENSATED,
     PLAIN_MEANS,
+    SHAPES,
     CalibratedAttention,
     CalibratingHost,
     Calibration,
@@ -30,11 +31,10 @@ from .calibration_methods import (
     Profile,
     identity,
     start_run,
-    without_repetition,
     write_profile,
 )
 from .demo_model import sample
-from .quality_methods import Method, Scale
+from .quality_methods import OURS, CountedPack, Method, Scale, Settings
 from .quality_run import figures, generate
 
 SCALES = {"cpu": Scale(sample.SMALL_GRID, 6, 1.0, 2), "cuda": Scale(sample.LARGE_GRID, 20, 1.0, 4)}
@@ -47,7 +47,7 @@ PROFILE = Path(__file__).resolve().parent.parent / "build" / "svg_ear_demo_calib
 
 def sample_clip(transformer, seed: int, scale: Scale, calibration: Calibration | None) -> float:
     """Seconds that one dense clip takes, learned from or not."""
-    run = None if calibration is None else start_run(calibration, scale.steps)
+    run = None if calibration is None else start_run(calibration, scale)
     host = CalibratingHost(transformer, run)
 
     def stepped(step: int, steps: int) -> None:
@@ -62,35 +62,33 @@ def sample_clip(transformer, seed: int, scale: Scale, calibration: Calibration |
     return perf_counter() - began
 
 
-def calibrate(transformer, seeds: Sequence[int], scale: Scale, energy: float) -> tuple[Profile, dict[str, float]]:
+def calibrate(transformer, seeds: Sequence[int], scale: Scale, options: dict[str, object]) -> tuple[Profile, dict[str, float]]:
     """A profile of the clips of ``seeds``, and the seconds that sampling them took without and with calibrating."""
-    calibration, seconds = Calibration(energy), {"dense_seconds": 0.0, "calibrating_seconds": 0.0}
+    calibration, seconds = Calibration(**options), {"dense_seconds": 0.0, "calibrating_seconds": 0.0}
     # Kernels are compiled in a clip that does not count.
-    sample_clip(transformer, seeds[0], Scale(scale.grid, 1, scale.guidance, 0), Calibration(energy))
+    sample_clip(transformer, seeds[0], Scale(scale.grid, 1, scale.guidance, 0), Calibration(**options))
     with tqdm(seeds, desc="calibrating", unit="clip") as bar:
         for seed in bar:
             seconds["dense_seconds"] += sample_clip(transformer, seed, scale, None)
             seconds["calibrating_seconds"] += sample_clip(transformer, seed, scale, calibration)
             bar.set_postfix_str(f"{seconds['calibrating_seconds'] / seconds['dense_seconds']:.2f}x the time of dense sampling")
-    return calibration.profile(identity(transformer), scale.grid), seconds
+    return calibration.profile(identity(transformer), next(transformer.parameters()).device), seconds
 
 
 def methods(profile: Profile, steps: int) -> Iterator[Method]:
     """Dense first, then all at the density of ``profile``."""
-    every_row = without_repetition(profile)
 
-    def method(name: str, setting: str, kind: type, blocks: Profile, settings) -> Method:
-        return Method(name, setting, partial(kind, blocks, settings, steps))
+    def method(name: str, setting: str, kind: type, settings: Settings) -> Method:
+        return Method(name, setting, partial(kind, profile, settings, steps))
 
     yield Method("dense", "", None)
-    yield method("calibrated", "", CalibratedAttention, profile, CALIBRATED)
-    yield method("calibrated, compensated", "", CalibratedAttention, profile, COMPENSATED)
-    yield method("calibrated, compensated", "plain means", CalibratedAttention, profile, PLAIN_MEANS)
-    yield method("calibrated", "no repeating heads", CalibratedAttention, every_row, CALIBRATED)
-    yield method("calibrated, compensated", "no repeating heads", CalibratedAttention, every_row, COMPENSATED)
-    yield method("position blocks, raster", "blocks of 128, dropped", OnlineBlocks, profile, CALIBRATED)
-    yield method("position blocks, raster", "blocks of 128, pooled", OnlineBlocks, profile, PLAIN_MEANS)
-    yield method("position blocks, raster", "blocks of 64, pooled", MatchedRaster, profile, CALIBRATED)
+    yield method("calibrated", "", CalibratedAttention, CALIBRATED)
+    yield method("calibrated, compensated", "", CalibratedAttention, COMPENSATED)
+    yield method("calibrated, compensated", "plain means", CalibratedAttention, PLAIN_MEANS)
+    yield method("position blocks, raster", "blocks of 128, dropped", OnlineBlocks, CALIBRATED)
+    yield method("position blocks, raster", "blocks of 128, pooled", OnlineBlocks, PLAIN_MEANS)
+    yield method("position blocks, raster", "blocks of 64, pooled", MatchedRaster, CALIBRATED)
+    yield Method(OURS, "the same exact share", partial(CountedPack, Settings(density=profile.density)))
 
 
 def compare(transformer, profile: Profile, scale: Scale, seeds: Sequence[int], keep) -> None:
@@ -128,7 +126,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--clips", type=int, default=CLIPS, help="clips to calibrate on (default: %(default)s)")
     add("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="SEED", help="held-out clips (default: 1 to 4)")
     add("--steps", type=int, help="denoising steps (default: 6 on a CPU, 20 on a GPU); a fifth and more of them stay dense")
-    add("--energy", type=float, default=0.0, help="attention that the blocks of the last steps hold; 0 is as published")
+    add("--density", type=float, default=0.2, help="share of the blocks of every row (default: %(default)s); 0 keeps what --energy says")
+    add("--energy", type=float, default=0.0, help="with --density 0: attention that the blocks of the last steps hold; 0 is as published")
+    add("--shapes", nargs="+", default=list(SHAPES), choices=tuple(SHAPES), metavar="SHAPE", help=f"of blocks: some of {', '.join(SHAPES)}")
+    add("--repeating", action="store_true", help="compute a quarter of the heads whose output repeats, as published")
     add("--profile", type=Path, default=PROFILE, metavar="FILE", help="where the profile goes (default: %(default)s)")
     add("--name", default="calibration", help="how the name of the CSV begins (default: %(default)s)")
     add("--results", type=Path, default=results.FOLDER, metavar="FOLDER", help="where the CSV goes")
@@ -150,19 +151,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scale = Scale(scale.grid, options.steps, scale.guidance, max(1, -(-options.steps // 5)))
     transformer = sample.load_demo_transformer(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     seeds = range(FIRST_CLIP, FIRST_CLIP + options.clips)
-    profile, seconds = calibrate(transformer, seeds, scale, options.energy)
+    chosen = {"density": options.density, "energy": options.energy, "shapes": options.shapes, "repeating": options.repeating}
+    profile, seconds = calibrate(transformer, seeds, scale, chosen)
     profile = write_profile(options.profile, profile, made_by="benchmarks.calibrate", overwrite=True)
     ratio = seconds["calibrating_seconds"] / seconds["dense_seconds"]
     print(
         f"{options.clips} clips: {seconds['dense_seconds']:.1f} s dense, {seconds['calibrating_seconds']:.1f} s calibrating, {ratio:.2f}x"
     )
     print(f"{options.profile}: {options.profile.stat().st_size / 1e3:.0f} kB, {profile.density:.1%} of the pairs, ", end="")
-    print(f"{len(profile.masks)} masks, {profile.repeats.mean():.1%} of the heads repeat")
+    shares = {name: f"{share:.3f}" for name, share in profile.shape_shares().items()}
+    print(f"{len(profile.masks)} masks, shapes {shares}, {profile.repeats.mean():.1%} of the heads repeat")
 
     path = options.results / results.file_name(options.name, device)
     origin = results.provenance(device, options.commit)
     about = {"grid": "x".join(map(str, scale.grid)), "tokens": scale.tokens, "steps": scale.steps, "dense_steps": scale.dense_steps}
-    about |= {"clips": options.clips, "energy": options.energy or "published", "profile_density": f"{profile.density:.4f}"}
+    about |= {"clips": options.clips, "budget": str(profile.budget)}
+    about |= {"shapes": " ".join(f"{name} {share}" for name, share in shares.items())}
+    about |= {"repeating_heads": f"{profile.repeats.mean():.3f}", "profile_density": f"{profile.density:.4f}"}
     about |= {name: f"{value:.2f}" for name, value in seconds.items()} | {"calibrating_over_dense": f"{ratio:.3f}"}
     rows = []
 

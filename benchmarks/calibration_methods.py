@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from .quality_methods import CountedAttention, Method, Scale
 
 pack.load()
 from svg_ear.kernels import BlockRouting, SequenceLayout  # noqa: E402
+from svg_ear.kernels.block_shapes import SHAPES  # noqa: E402
 from svg_ear.kernels.blocks import ANCHOR_EVERY, BLOCK  # noqa: E402
 from svg_ear.kernels.calibration import (  # noqa: E402
     Calibration,
@@ -32,6 +32,7 @@ __all__ = [
     "CALIBRATED",
     "COMPENSATED",
     "PLAIN_MEANS",
+    "SHAPES",
     "CalibratedAttention",
     "CalibratingHost",
     "Calibration",
@@ -41,7 +42,6 @@ __all__ = [
     "calibrated_methods",
     "identity",
     "start_run",
-    "without_repetition",
     "write_profile",
 ]
 
@@ -59,7 +59,7 @@ class CalibratingHost(AttentionHost):
 
     def __init__(self, transformer, run: CalibrationRun | None):
         super().__init__(transformer)
-        self.run, self.layers = run, len(transformer.blocks)
+        self.run = run
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options) -> Tensor:
         """As :class:`AttentionHost`."""
@@ -67,13 +67,13 @@ class CalibratingHost(AttentionHost):
         if self.run is not None and self.run.wants(self.step):
             layouts = [SequenceLayout(range(query.shape[1]))] * query.shape[0]
             heads_first = (tensor.transpose(1, 2) for tensor in (query, key, output))
-            self.run.observe((layer, 0), self.step, *heads_first, layouts=layouts, sites=self.layers)
+            self.run.observe((layer, 0), self.step, *heads_first, layouts=layouts)
         return output
 
 
-def start_run(calibration: Calibration, steps: int) -> CalibrationRun:
+def start_run(calibration: Calibration, scale: Scale) -> CalibrationRun:
     """A run of the demo model's schedule."""
-    return calibration.start(sample.sigmas(steps).tolist())
+    return calibration.start(sample.sigmas(scale.steps).tolist(), scale.grid)
 
 
 def identity(transformer) -> ModelIdentity:
@@ -81,11 +81,6 @@ def identity(transformer) -> ModelIdentity:
     shape = tuple(transformer.patch_embedding.weight.shape)
     attention = transformer.config
     return ModelIdentity("WanModel", attention.num_layers, attention.num_attention_heads, attention.attention_head_dim, shape)
-
-
-def without_repetition(profile: Profile) -> Profile:
-    """The same blocks, every row computed."""
-    return replace(profile, repeats=profile.repeats & False)
 
 
 class CalibratedAttention(CountedAttention):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from ..kernels.calibration import Calibration, CalibrationRun, Profile
+from ..kernels.calibration import Calibration, CalibrationRun, ModelIdentity, Profile
 from .call import AttentionCall
 from .evaluation import Evaluation
 from .identity import model_identity
@@ -33,7 +34,8 @@ class CalibratingPatch(Patch):
         super().__init__(Options(dense_first_steps=0, dense_blocks="", record_limit_mb=0, min_tokens=min_tokens), tell)
         self.calibration = calibration
         self._gathering: CalibrationRun | None = None
-        self._profiled: tuple | None = None
+        # What was calibrated, and where.
+        self._profiled: tuple[ModelIdentity, torch.device] | None = None
 
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run: count it when it ends well."""
@@ -62,7 +64,8 @@ class CalibratingPatch(Patch):
         if not schedule.sigmas:
             raise ValueError("the sampler tells no falling noise schedule, so steps cannot be told apart: calibrate with a stock sampler")
         if self._gathering is None:
-            self._gathering = self.calibration.start(schedule.sigmas, schedule.progress)
+            heads = call.heads * evaluation.block.layers
+            self._gathering = self.calibration.start(schedule.sigmas, evaluation.grid, schedule.progress, heads)
         if self._gathering.wants(evaluation.step):
             self._observe(call, key, evaluation, output)
         return output
@@ -78,9 +81,8 @@ class CalibratingPatch(Patch):
             *(q, k, heads_first),
             layouts=layouts,
             scale=call.options.get("scale"),
-            sites=block.layers,
         )
-        self._profiled = model_identity(evaluation.model, call.heads, call.head_dim), evaluation.grid
+        self._profiled = model_identity(evaluation.model, call.heads, call.head_dim), q.device
         if block.layer == 0:
             self.tell(f"SVG-EAR: gathering, step {evaluation.step + 1} of {len(self._gathering.progress)}")
 

@@ -95,15 +95,17 @@ class SVGEARSaveCalibration(io.ComfyNode):
 def summary(profile: Profile, path: Path) -> str:
     """What a calibration is of, in words."""
     grid = " x ".join(map(str, profile.grid))
-    thresholds, place = profile.thresholds, path.relative_to(models_folder()).as_posix()
+    place = path.relative_to(models_folder()).as_posix()
+    shapes = ", ".join(f"{name} {share:.0%}" for name, share in profile.shape_shares().items())
     return "\n".join(
         (
             f"Saved models/{FOLDER}/{place}, {path.stat().st_size / 1e6:.1f} MB, from {profile.prompts} runs",
             f"Model: {profile.model.architecture}, {profile.model.layers} layers, {profile.model.heads} heads of {profile.model.head_dim}",
             f"Video: {grid} tokens (frames x rows x columns)",
             f"Steps: {len(profile.sigmas)} of {profile.steps}, noise levels {profile.sigmas[0]:.3g} to {profile.last_sigma:.3g}",
-            f"Kept: {thresholds.first:.3g} of the attention in the first step, {thresholds.last:.3g} in the last",
+            f"Kept: {profile.budget}",
             f"Computed: {profile.density:.1%} of the pairs; {profile.repeats.mean():.1%} of the heads repeat",
+            f"Shapes of blocks: {shapes}",
         )
     )
 

@@ -3,14 +3,15 @@
 Tensors in, a :class:`Profile` out; no knowledge of ComfyUI. ``docs/calibration.md`` has the method from end to end.
 """
 
+from .budgets import Density, Thresholds
 from .collect import Calibration, CalibrationRun
 from .file import ProfileError, read_profile, write_profile
 from .profile import ModelIdentity, Profile
-from .thresholds import Thresholds
 
 __all__ = [
     "Calibration",
     "CalibrationRun",
+    "Density",
     "ModelIdentity",
     "Profile",
     "ProfileError",

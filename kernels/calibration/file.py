@@ -15,16 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..blocks import block_count
+from .budgets import Density, Thresholds
 from .profile import ModelIdentity, Profile
-from .thresholds import Thresholds
 
-FORMAT, VERSION = "svg-ear calibration", "1"
+FORMAT, VERSION = "svg-ear calibration", "2"
+# How the metadata names what chose the blocks.
+BUDGETS = {"density": Density, "energy": Thresholds}
 # Bytes that a file may have; its masks get the most of them.
 LARGEST_FILE = 64 * 10**6
 RESERVED = 2 * 10**6
 # Masks a head, tried in turn until the file is small enough, when as many as there are take too much.
 FEWER_MASKS = (16, 12, 8, 6, 4, 3, 2, 1)
-TENSORS = {"masks": "uint8", "codings": "uint8", "index": "int32", "repeats": "uint8", "sigmas": "float64"}
+TENSORS = {"masks": "uint8", "codings": "uint8", "shapes": "uint8", "index": "int32", "repeats": "uint8", "sigmas": "float64"}
 # Memory that unpacking may take beside its result.
 DECODER_BYTES = 64 * 2**20
 # How a mask is written, as bits of its coding: as what changes from row to row, and from the mask before it.
@@ -78,13 +80,14 @@ def write_profile(path: Path, profile: Profile, *, made_by: str, overwrite: bool
         "last_sigma": shared.last_sigma,
         "steps": shared.steps,
         "sites": shared.sites,
-        "thresholds": asdict(shared.thresholds),
+        "budget": next({name: asdict(shared.budget)} for name, kind in BUDGETS.items() if type(shared.budget) is kind),
         "prompts": shared.prompts,
         "masks": len(shared.masks),
         "made_by": made_by,
     }
     tensors = {
         **compressed,
+        "shapes": shared.shapes,
         "index": shared.index,
         "repeats": shared.repeats.astype(numpy.uint8),
         "sigmas": numpy.array(shared.sigmas, dtype=numpy.float64),
@@ -146,14 +149,22 @@ def _profile(facts: dict, tensors: dict[str, numpy.ndarray]) -> Profile:
         last_sigma=float(facts["last_sigma"]),
         steps=numbers["steps"],
         sites=tuple((_integer(layer, "sites"), _integer(ordinal, "sites")) for layer, ordinal in facts["sites"]),
-        thresholds=Thresholds(**facts["thresholds"]),
+        budget=_budget(facts["budget"]),
         prompts=numbers["prompts"],
+        shapes=tensors["shapes"],
         index=index,
         repeats=tensors["repeats"].astype(bool),
         masks=_decompress(tensors["masks"], tensors["codings"], (numbers["masks"], blocks, -(-blocks // 8)), index),
     )
     profile.check()
     return profile
+
+
+def _budget(facts: dict) -> Density | Thresholds:
+    ((name, values),) = dict(facts).items()
+    if name not in BUDGETS:
+        raise ValueError(f"its budget is {name!r}, not {' or '.join(BUDGETS)}")
+    return BUDGETS[name](**values)
 
 
 def _integer(value: object, name: str) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy
 import torch
 
+from ..block_shapes import SHAPES, block_table
 from ..blocks import ANCHOR_EVERY, block_count
 from ..types import BlockRouting
 from .bits import popcount, unpack
+from .budgets import Budget
 from .sharing import merge_masks
-from .thresholds import Thresholds
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Profile:
         last_sigma: the level that the last step ends at.
         steps: steps of the sampler.
         sites: layer and ordinal of the P attention calls of an evaluation.
-        thresholds: that chose the blocks.
+        budget: that chose the blocks.
         prompts: finished runs.
+        shapes: uint8 ``[P, H]``, which of :data:`~..block_shapes.SHAPES` the blocks of each head have.
         index: int32 ``[S, P, H]``, which of the masks.
         repeats: bool ``[S, P, H]``, heads of which only the anchor blocks are computed.
         masks: uint8 ``[M, n, ceil(n / 8)]``, query blocks by key blocks, eight to a byte, the first one lowest.
@@ -59,8 +62,9 @@ class Profile:
     last_sigma: float
     steps: int
     sites: tuple[tuple[int, int], ...]
-    thresholds: Thresholds
+    budget: Budget
     prompts: int
+    shapes: numpy.ndarray
     index: numpy.ndarray
     repeats: numpy.ndarray
     masks: numpy.ndarray
@@ -89,13 +93,15 @@ class Profile:
         step, place = self.step(sigma), self._places.get(tuple(site))
         if step is None or place is None:
             return None
-        packed = torch.from_numpy(self.masks[self.index[step, place]])
-        if device.type == "cuda":
-            # From pinned memory, because a copy from any other makes the host wait.
-            packed = packed.pin_memory()
-        packed = packed.to(device, non_blocking=True)
+        packed = _sent(self.masks[self.index[step, place]], device)
         repeating = tuple(numpy.flatnonzero(self.repeats[step, place]).tolist())
-        return BlockRouting(unpack(packed, self.masks.shape[1]), self.block, repeating)
+        labels = self._labels(place, device) if self.shapes[place].any() else None
+        return BlockRouting(unpack(packed, self.masks.shape[1]), self.block, repeating, labels)
+
+    def shape_shares(self) -> dict[str, float]:
+        """How many of the heads of all sites have blocks of each shape; shapes that none has are left out."""
+        counts = numpy.bincount(self.shapes.ravel(), minlength=len(SHAPES)) / self.shapes.size
+        return {name: float(share) for name, share in zip(SHAPES, counts) if share}
 
     def with_fewer_masks(self, most: int) -> Profile:
         """The same with at most ``most`` masks a head: see :func:`~.sharing.merge_masks`."""
@@ -119,7 +125,17 @@ class Profile:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        return self.masks.nbytes + self.index.nbytes + self.repeats.nbytes
+        return sum(array.nbytes for array in (self.masks, self.shapes, self.index, self.repeats))
+
+    def _labels(self, place: int, device: torch.device) -> torch.Tensor:
+        """int32 ``[H, N]``: the block of every token for each head of a site."""
+        if device not in self._tables:
+            self._tables[device] = block_table(self.grid, self.block).to(device)
+        return self._tables[device][_sent(self.shapes[place], device).long()]
+
+    @cached_property
+    def _tables(self) -> dict[torch.device, torch.Tensor]:
+        return {}
 
     @cached_property
     def _places(self) -> dict[tuple[int, int], int]:
@@ -135,10 +151,12 @@ class Profile:
                 self.model.layers, self.model.head_dim, self.steps, self.prompts, *shape, count, *self.grid
             )
             > 0,
+            f"{self.tokens} tokens in a grid of {_grid(self.grid)}": self.tokens == math.prod(self.grid),
             "noise levels that do not fall": all(0 <= low < high < float("inf") for high, low in zip(levels, levels[1:])),
             "layers that the model does not have": all(0 <= layer < self.model.layers and ordinal >= 0 for layer, ordinal in self.sites),
             "the same layer twice": len(set(self.sites)) == len(self.sites),
             "fewer steps than it has levels": len(self.sigmas) <= self.steps,
+            f"shapes of {self.shapes.dtype} {self.shapes.shape} in place of uint8 {shape[1:]}": _is(self.shapes, numpy.uint8, shape[1:]),
             f"an index of {self.index.dtype} {self.index.shape} in place of int32 {shape}": _is(self.index, numpy.int32, shape),
             f"repeating heads of {self.repeats.dtype} {self.repeats.shape} in place of bool {shape}": _is(self.repeats, bool, shape),
             f"masks of {self.masks.dtype} {self.masks.shape} for {count} blocks": _is(
@@ -150,12 +168,19 @@ class Profile:
             spare = -count % 8
             rules = {
                 "an index outside of its masks": 0 <= self.index.min() and self.index.max() < len(self.masks),
+                "blocks of unknown shapes": self.shapes.max() < len(SHAPES),
                 "block rows without any block": bool(self.masks.any(-1).all()),
                 "bits behind the last block": not spare or not (self.masks[..., -1] >> (8 - spare)).any(),
             }
             broken = [what for what, holds in rules.items() if not holds]
         if broken:
             raise ValueError(f"it has {'; '.join(broken)}")
+
+
+def _sent(array: numpy.ndarray, device: torch.device) -> torch.Tensor:
+    """``array`` on ``device``. From pinned memory, because a copy from any other makes the host wait for a GPU."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _is(array: numpy.ndarray, dtype: type, shape: tuple[int, ...]) -> bool:

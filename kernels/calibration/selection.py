@@ -12,7 +12,7 @@ from ..numerics import compute_dtype
 REPEATING_COSINE = 0.87
 
 
-def select_blocks(energies: Tensor, threshold: float) -> Tensor:
+def sufficient_blocks(energies: Tensor, threshold: float) -> Tensor:
     """Bool ``[..., n, n]``: in every row the smallest set of blocks that leaves at most ``1 - threshold`` of the attention out.
 
     At least one. What a row of ``energies`` (float ``[..., n, n]``) lacks to one went to keys that are always exact. Ties go to
@@ -22,6 +22,12 @@ def select_blocks(energies: Tensor, threshold: float) -> Tensor:
     left_out = smallest_first.cumsum(-1) <= 1 - threshold
     left_out[..., -1] = False
     return torch.zeros_like(left_out).scatter_(-1, order, ~left_out).flip(-1)
+
+
+def densest_blocks(energies: Tensor, count: int) -> Tensor:
+    """Bool ``[..., n, n]``: in every row the ``count`` blocks of highest energy. Ties go to the earlier block."""
+    order = energies.sort(dim=-1, descending=True, stable=True).indices
+    return torch.zeros_like(energies, dtype=torch.bool).scatter_(-1, order[..., :count], True)
 
 
 def repetition(output: Tensor, size: int) -> Tensor:

@@ -14,14 +14,34 @@ from .chunks import row_slices
 from .probe import scaled_logits
 
 
-def block_energies(queries: Tensor, keys: Tensor, conditioning: Conditioning, size: int, scale: float) -> Tensor:
-    """``E_rc``, the mean over the queries of block r of their attention to the keys of block c (CalibAtt, arXiv 2603.05503).
-
-    The last block may have fewer tokens. A row sums to one without conditioning keys, to less with them.
+def log_denominators(queries: Tensor, keys: Tensor, conditioning: Conditioning, scale: float) -> Tensor:
+    """Float ``[B, H, N]``: the logarithm of the sum of every query's exponentials over all keys.
 
     Args:
-        queries, keys: ``[B, H, N, D]`` in token order, any strides.
+        queries, keys: ``[B, H, N, D]``, any strides.
         conditioning: keys that every query sees beside them.
+        scale: factor of the logits.
+    """
+    batch, heads, tokens, _ = queries.shape
+    found = queries.new_empty(batch, heads, tokens, dtype=compute_dtype(queries.dtype))
+    for b, h in itertools.product(range(batch), range(heads)):
+        where = (slice(b, b + 1), slice(h, h + 1))
+        for rows in row_slices(tokens, tokens, queries.device):
+            some = queries[where][:, :, rows].to(found.dtype)
+            parts = [scaled_logits(some, part[where], scale).logsumexp(-1) for part in (keys, conditioning.keys)]
+            found[where][:, :, rows] = torch.logaddexp(*parts)
+    return found
+
+
+def block_energies(queries: Tensor, keys: Tensor, denominators: Tensor, size: int, scale: float) -> Tensor:
+    """``E_rc``, the mean over the queries of block r of their attention to the keys of block c (CalibAtt, arXiv 2603.05503).
+
+    Blocks are consecutive rows; the last one may have fewer. A row of the result sums to one without conditioning keys, to less
+    with them.
+
+    Args:
+        queries, keys: ``[B, H, N, D]``, any strides.
+        denominators: ``[B, H, N]`` of the queries, see :func:`log_denominators`.
         size: tokens of a block.
         scale: factor of the logits.
 
@@ -29,15 +49,14 @@ def block_energies(queries: Tensor, keys: Tensor, conditioning: Conditioning, si
         Float ``[B, H, n, n]``.
     """
     batch, heads, tokens, _ = queries.shape
-    count, dtype = -(-tokens // size), compute_dtype(queries.dtype)
-    energies = queries.new_zeros(batch, heads, count, count, dtype=dtype)
+    count = -(-tokens // size)
+    energies = denominators.new_zeros(batch, heads, count, count)
     blocks = torch.arange(tokens, device=queries.device) // size
-    lengths = torch.bincount(blocks)
     for b, h in itertools.product(range(batch), range(heads)):
         where = (slice(b, b + 1), slice(h, h + 1))
         for rows in row_slices(tokens, tokens, queries.device):
-            some = queries[where][:, :, rows].to(dtype)
-            logits = torch.cat((scaled_logits(some, keys[where], scale), scaled_logits(some, conditioning.keys[where], scale)), dim=-1)
-            masses = F.pad(logits.softmax(-1)[0, 0, :, :tokens], (0, count * size - tokens)).unflatten(-1, (count, size)).sum(-1)
+            logits = scaled_logits(queries[where][:, :, rows].to(energies.dtype), keys[where], scale)
+            weights = (logits - denominators[where][:, :, rows, None]).exp_()[0, 0]
+            masses = F.pad(weights, (0, count * size - tokens)).unflatten(-1, (count, size)).sum(-1)
             energies[b, h].index_add_(0, blocks[rows], masses)
-    return energies / lengths[:, None]
+    return energies / torch.bincount(blocks)[:, None]

@@ -3,7 +3,7 @@
 from .attend import attend
 from .cluster import cluster, cluster_from_labels
 from .dense import attend_dense
-from .energies import block_energies
+from .energies import block_energies, log_denominators
 from .permute import permute
 from .probe import probe_centroids, probe_tokens
 from .route import route, route_given
@@ -16,6 +16,7 @@ __all__ = [
     "block_energies",
     "cluster",
     "cluster_from_labels",
+    "log_denominators",
     "permute",
     "probe_centroids",
     "probe_tokens",

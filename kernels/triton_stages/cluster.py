@@ -181,7 +181,7 @@ def cluster(
     Returns:
         The clusters, labels in int32.
     """
-    tokens = _readable(tokens)
+    tokens = readable(tokens)
     warm = centroids is not None
     if not warm:
         centroids = tokens[:, :, sampled_positions(tokens.shape[2], count, tokens.device)]
@@ -203,7 +203,7 @@ def cluster(
 def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clusters:
     """The clusters that ``labels`` (integer ``[B, H, N]``) describe; empty ones take the ``previous`` centroid."""
     order, offsets = _sort(labels, previous.shape[2])
-    return Clusters(labels, _cluster_means(_readable(tokens), order, offsets, previous), offsets.diff(dim=-1), order)
+    return Clusters(labels, _cluster_means(readable(tokens), order, offsets, previous), offsets.diff(dim=-1), order)
 
 
 def _as_clusters(labels: Tensor, centroids: Tensor) -> Clusters:
@@ -212,7 +212,7 @@ def _as_clusters(labels: Tensor, centroids: Tensor) -> Clusters:
     return Clusters(labels, centroids, offsets.diff(dim=-1), order)
 
 
-def _readable(tokens: Tensor) -> Tensor:
+def readable(tokens: Tensor) -> Tensor:
     """``tokens``, copied only when the elements of a row are apart."""
     return tokens if tokens.stride(-1) == 1 else tokens.contiguous()
 

@@ -8,17 +8,18 @@ import torch
 from kernel_inputs import clustered
 from live_memory import LiveMemory
 from svg_ear.kernels import SequenceLayout
+from svg_ear.kernels.block_shapes import SHAPES, block_table
 from svg_ear.kernels.blocks import ANCHOR_EVERY, BLOCK
-from svg_ear.kernels.calibration import Calibration, ModelIdentity, Thresholds
-from svg_ear.kernels.calibration.bits import VoteCounts, jaccard, pack, unpack
-from svg_ear.kernels.calibration.selection import repetition, select_blocks
+from svg_ear.kernels.calibration import Calibration, Density, ModelIdentity, Thresholds
+from svg_ear.kernels.calibration.bits import jaccard, pack, unpack
+from svg_ear.kernels.calibration.selection import densest_blocks, repetition, sufficient_blocks
 from svg_ear.kernels.calibration.sharing import merge_masks, share_masks
 from torch.nn.functional import scaled_dot_product_attention
 
 TOKENS = 9 * BLOCK - 40
 BLOCKS = 9
 MODEL = ModelIdentity("WanModel", 2, 3, 64, (256, 16, 1, 2, 2))
-GRID = (2, 8, 69)
+GRID = (2, 4, 139)
 SCHEDULE = (1.0, 0.8, 0.5, 0.2, 0.0)
 LAYOUTS = [SequenceLayout(range(TOKENS))]
 
@@ -46,7 +47,7 @@ def test_the_smallest_sufficient_set_is_kept():
     energies = torch.rand(3, 6, 6, generator=generator).pow(3).double()
     energies /= energies.sum(-1, keepdim=True)
     for threshold in (0.3, 0.7, 0.9, 0.999):
-        kept = select_blocks(energies, threshold)
+        kept = sufficient_blocks(energies, threshold)
         sets = torch.cartesian_prod(*[torch.tensor([False, True])] * 6)
         masses = energies.flatten(0, 1) @ sets.double().T
         fewest = torch.where(masses >= threshold - 1e-12, sets.sum(-1), 99).amin(-1)
@@ -56,7 +57,7 @@ def test_the_smallest_sufficient_set_is_kept():
 
 def test_energy_of_conditioning_keys_counts_as_kept():
     energies = torch.tensor([[[0.3, 0.1, 0.05], [0.0, 0.0, 0.0], [0.2, 0.2, 0.2]]])
-    assert select_blocks(energies, 0.81)[0].tolist() == [[True, False, False], [True, False, False], [True, True, True]]
+    assert sufficient_blocks(energies, 0.81)[0].tolist() == [[True, False, False], [True, False, False], [True, True, True]]
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 30])
@@ -68,20 +69,17 @@ def test_packing_keeps_every_bit(count):
     assert numpy.array_equal(packed.numpy(), numpy.packbits(bits.numpy(), axis=-1, bitorder="little"))
 
 
-@pytest.mark.parametrize("votes", [1, 2, 3, 16, 17])
-def test_votes_are_counted(votes):
-    bits = torch.rand(votes, 4, 6, 13, generator=torch.Generator().manual_seed(votes)) < 0.4
-    counts = VoteCounts()
-    for table in bits:
-        counts.add(pack(table).numpy())
-    sums = bits.sum(0)
-    for least in range(1, votes + 1):
-        assert torch.equal(unpack(torch.from_numpy(counts.at_least(least)), 13), sums >= least)
-    kept = sums * 2 >= votes
-    bare = ~kept.any(-1, keepdim=True)
-    kept |= bare & (sums == sums.amax(-1, keepdim=True)) & (sums > 0)
-    assert torch.equal(unpack(torch.from_numpy(counts.majority()), 13), kept)
-    assert len(counts.planes) == votes.bit_length()
+def test_the_densest_blocks_are_kept():
+    energies = torch.tensor([[0.1, 0.4, 0.4, 0.1], [0.0, 0.0, 0.0, 1.0]])
+    assert densest_blocks(energies, 1).tolist() == [[False, True, False, False], [False, False, False, True]]
+    assert densest_blocks(energies, 3).sum(-1).tolist() == [3, 3]
+    budget = Density(0.5)
+    kept = budget.select(energies, 0.3)
+    assert kept.tolist() == [[False, True, True, False], [True, False, False, True]]
+    assert budget.cost(energies, kept).item() == pytest.approx(0.1)
+    assert Density(0.01).select(energies, 0.0).sum(-1).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="share is 0"):
+        Density(0.0)
 
 
 def test_steps_that_agree_share_the_blocks_of_all():
@@ -128,14 +126,18 @@ def expected_mask():
     return mask
 
 
+# As published: consecutive tokens, thresholds of energy, heads that repeat.
+PUBLISHED = {"density": 0, "shapes": ("raster",), "repeating": True}
+
+
 @pytest.mark.parametrize("implementation", ["torch", "triton"])
 def test_known_sparse_and_repeating_heads_are_found_exactly(implementation):
     """Head 0 sees two known blocks, head 1 the same and repeats, head 2 sees everything alike."""
     if implementation == "triton":
         pytest.importorskip("triton")
-    calibration = Calibration()
+    calibration = Calibration(**PUBLISHED)
     for prompt in range(3 if implementation == "torch" else 1):
-        run = calibration.start(SCHEDULE)
+        run = calibration.start(SCHEDULE, GRID)
         heads = [made_up(prompt), made_up(prompt, repeating=True), [torch.zeros(TOKENS, 64), *made_up(prompt)[1:]]]
         q, k, v = (torch.stack(parts)[None] for parts in zip(*heads))
         v[:, 2] -= v[:, 2].mean(1, keepdim=True)
@@ -146,7 +148,7 @@ def test_known_sparse_and_repeating_heads_are_found_exactly(implementation):
             for step in range(4 if implementation == "torch" else 1):
                 run.observe((layer, 0), step, q, k, output, layouts=LAYOUTS, implementation=implementation)
         run.finish()
-    profile = calibration.profile(MODEL, GRID)
+    profile = calibration.profile(MODEL)
     profile.check()
     for layer, ordinal in profile.sites:
         for sigma in profile.sigmas:
@@ -155,115 +157,177 @@ def test_known_sparse_and_repeating_heads_are_found_exactly(implementation):
             assert routing.exact[2].sum(-1).min() >= 0.7 * BLOCKS
             assert routing.repeating == (1,)
     assert profile.prompts == calibration.runs
-    assert profile.thresholds == Thresholds.published(TOKENS, 4)
+    assert profile.budget == Thresholds.published(TOKENS, 4)
 
 
-def gathered(votes, steps=2, **options):
-    """A calibration of random heads, one vote a run."""
-    calibration = Calibration(**options)
-    for vote in range(votes):
-        run = calibration.start(SCHEDULE)
-        q, k, v = clustered(TOKENS, heads=3, seed=vote, dtype=torch.float32)
-        for step in range(steps):
-            if run.wants(step):
-                run.observe((0, 0), step, q, k, v, layouts=LAYOUTS)
+def gathered(runs, **options):
+    """A calibration of random heads in all four steps, one batch item a run."""
+    calibration = Calibration(**{"density": 0} | options)
+    for seed in range(runs):
+        run = calibration.start(SCHEDULE, GRID)
+        q, k, v = clustered(TOKENS, heads=3, seed=seed, dtype=torch.float32)
+        for step in filter(run.wants, range(4)):
+            run.observe((0, 0), step, q, k, v, layouts=LAYOUTS)
         run.finish()
     return calibration
 
 
-def test_half_of_the_prompts_decide():
-    """Prompts that look at one block each: a block is kept from two of four votes on."""
-    calibration = Calibration()
-    for vote, seen in enumerate((1, 1, 3, 5)):
-        run = calibration.start(SCHEDULE)
+def test_the_mean_over_prompts_decides():
+    """Prompts that look at one block each: two of four at block 1, one at 3, one at 5."""
+    calibration = Calibration(density=2 / BLOCKS, shapes=("raster",))
+    for seen in (1, 5, 1, 3):
+        run = calibration.start(SCHEDULE, GRID)
         keys = torch.zeros(1, 1, TOKENS, 64)
-        keys[..., seen * BLOCK : (seen + 1) * BLOCK, 0] = 30
-        run.observe((0, 0), 0, torch.ones_like(keys), keys, torch.ones_like(keys), layouts=LAYOUTS, scale=1.0)
+        # The first half of a block, so that those of later blocks do not draw on equal terms.
+        keys[..., seen * BLOCK : (seen + 1) * BLOCK, 0] = 30 - seen
+        run.observe((0, 0), 0, torch.ones_like(keys), keys, torch.ones_like(keys), layouts=LAYOUTS, scale=0.2)
         run.finish()
-    profile = calibration.profile(replace(MODEL, heads=1), GRID)
-    kept = profile.routing((0, 0), 1.0, torch.device("cpu")).exact[0]
-    assert kept.sum(-1).tolist() == [1] * BLOCKS and kept[:, 1].all()
+    kept = calibration.profile(replace(MODEL, heads=1)).routing((0, 0), 1.0, torch.device("cpu")).exact[0]
+    assert kept.sum(-1).tolist() == [2] * BLOCKS and kept[:, 1].all() and kept[:, 3].all()
 
 
-def test_every_batch_item_votes():
+def test_every_batch_item_counts():
     both = clustered(TOKENS, batch=2, heads=3, dtype=torch.float32)
     together, apart = Calibration(), Calibration()
     for calibration, calls in ((together, [slice(0, 2)]), (apart, [slice(0, 1), slice(1, 2)])):
-        run = calibration.start(SCHEDULE)
+        run = calibration.start(SCHEDULE, GRID)
         for items in calls:
             q, k, v = (x[items] for x in both)
             run.observe((0, 0), 0, q, k, v, layouts=LAYOUTS * len(q))
         run.finish()
-    assert numpy.array_equal(together.profile(MODEL, GRID).masks, apart.profile(MODEL, GRID).masks)
+    first, second = together.profile(MODEL), apart.profile(MODEL)
+    assert numpy.array_equal(first.masks, second.masks) and numpy.array_equal(first.shapes, second.shapes)
+
+
+def own_parts(seed):
+    """q, k, v of two heads of 16 frames of 8 x 8 tokens: one attends to its own part of all frames, one to its own pair of frames."""
+    generator = torch.Generator().manual_seed(seed)
+    frame, row, column = torch.unravel_index(torch.arange(1024), (16, 8, 8))
+    directions = torch.linalg.qr(torch.randn(64, 64, generator=generator))[0]
+    keys = torch.stack([20 * directions[row // 2 * 2 + column // 4], 20 * directions[frame // 2]])[None]
+    return keys, keys, torch.randn(1, 2, 1024, 64, generator=generator)
+
+
+def test_every_head_gets_the_shape_of_blocks_that_suits_it():
+    calibration = Calibration(density=0.25)
+    for seed in range(2):
+        run = calibration.start(SCHEDULE, (16, 8, 8))
+        for step in range(2):
+            run.observe((0, 0), step, *own_parts(seed), layouts=[SequenceLayout(range(1024))])
+        run.finish()
+    profile = calibration.profile(replace(MODEL, heads=2))
+    profile.check()
+    tubes, raster = list(SHAPES).index("tubes"), list(SHAPES).index("raster")
+    assert profile.shapes.tolist() == [[tubes, raster]] and profile.shape_shares() == {"raster": 0.5, "tubes": 0.5}
+    routing = profile.routing((0, 0), 1.0, torch.device("cpu"))
+    assert torch.equal(routing.labels, block_table((16, 8, 8), BLOCK)[[tubes, raster]])
+    assert torch.diagonal(routing.exact, dim1=1, dim2=2).all() and (routing.exact.sum(-1) == 2).all()
+    allowed = Calibration(density=0.25, shapes=("raster",))
+    run = allowed.start(SCHEDULE, (16, 8, 8))
+    run.observe((0, 0), 0, *own_parts(0), layouts=[SequenceLayout(range(1024))])
+    run.finish()
+    assert allowed.profile(replace(MODEL, heads=2)).routing((0, 0), 1.0, torch.device("cpu")).labels is None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_kept_is_what_the_shape_sees(shape):
+    """The kept blocks of a head in the order of its shape, against all pairs."""
+    calibration = Calibration(density=0.25, shapes=(shape,))
+    run = calibration.start(SCHEDULE, (16, 8, 8))
+    q, k, v = clustered(1024, heads=2, dtype=torch.float32)
+    run.observe((0, 0), 0, q, k, v, layouts=[SequenceLayout(range(1024))])
+    run.finish()
+    labels = block_table((16, 8, 8), BLOCK)[list(SHAPES).index(shape)]
+    weights = (q.double() @ k.double().mT * 64**-0.5).softmax(-1)[0]
+    to_blocks = torch.nn.functional.one_hot(labels.long()).double()
+    energies = (to_blocks.mT @ weights @ to_blocks / BLOCK).half().float()
+    routing = calibration.profile(replace(MODEL, heads=2)).routing((0, 0), 1.0, torch.device("cpu"))
+    assert torch.equal(routing.exact, densest_blocks(energies, 2))
+    assert routing.labels is None if shape == "raster" else torch.equal(routing.labels, labels.expand(2, -1))
 
 
 def test_a_run_cut_short_leaves_no_trace():
     calibration = gathered(1)
-    before = calibration.profile(MODEL, GRID)
-    run = calibration.start(SCHEDULE)
+    before = calibration.profile(MODEL)
+    run = calibration.start(SCHEDULE, GRID)
     q, k, v = clustered(TOKENS, heads=3, seed=9, dtype=torch.float32)
     run.observe((0, 0), 0, q, k, v, layouts=LAYOUTS)
-    after = calibration.profile(MODEL, GRID)
+    after = calibration.profile(MODEL)
     assert numpy.array_equal(before.masks, after.masks) and after.prompts == 1
 
 
-def test_every_second_step_and_the_nearest_noise_level():
-    profile = gathered(1, steps=4, every=2).profile(MODEL, GRID)
-    assert profile.sigmas == (1.0, 0.5) and profile.last_sigma == 0.0
-    assert [profile.step(sigma) for sigma in (1.2, 0.8, 0.7, 0.5, 0.1)] == [0, 0, 1, 1, 1]
+def test_steps_between_looks_take_the_nearest_noise_level():
+    profile = gathered(1, looks=2).profile(MODEL)
+    assert profile.sigmas == (0.8, 0.2) and profile.last_sigma == 0.0
+    assert [profile.step(sigma) for sigma in (1.0, 0.8, 0.6, 0.4, 0.1)] == [0, 0, 0, 1, 1]
     assert profile.step(1.6) is None
     assert profile.routing((1, 0), 1.0, torch.device("cpu")) is None
     assert profile.routing((0, 1), 1.0, torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize(
+    ("looks", "steps", "looked_at"),
+    [(5, 20, [2, 6, 10, 14, 18]), (1, 20, [10]), (5, 4, [0, 1, 2, 3]), (5, 5, [*range(5)]), (3, 8, [1, 4, 6]), (2, 50, [12, 37])],
+)
+def test_looks_are_spread_over_the_schedule(looks, steps, looked_at):
+    run = Calibration(looks=looks).start([1 - step / steps for step in range(steps)] + [0.0], GRID)
+    assert [step for step in range(steps) if run.wants(step)] == looked_at
+
+
 def test_runs_that_do_not_belong_together_are_refused():
     calibration = gathered(1)
     with pytest.raises(ValueError, match="4 steps from 1 to 0, and this run 2 from 1 to 0"):
-        calibration.start((1.0, 0.5, 0.0))
+        calibration.start((1.0, 0.5, 0.0), GRID)
     with pytest.raises(ValueError, match="falling noise levels"):
-        calibration.start((0.0, 1.0))
+        calibration.start((0.0, 1.0), GRID)
+    with pytest.raises(ValueError, match=r"is of \(2, 4, 139\) tokens \(frames, rows, columns\), and this run has \(4, 2, 139\)"):
+        calibration.start(SCHEDULE, (4, 2, 139))
     q, k, v = clustered(512, heads=3, dtype=torch.float32)
     with pytest.raises(ValueError, match=f"is of {TOKENS} video tokens and the call has 512"):
-        calibration.start(SCHEDULE).observe((0, 0), 0, q, k, v, layouts=[SequenceLayout(range(512))])
+        calibration.start(SCHEDULE, GRID).observe((0, 0), 0, q, k, v, layouts=[SequenceLayout(range(512))])
     with pytest.raises(ValueError, match="finish at least one run"):
-        Calibration().profile(MODEL, GRID)
-    for wrong in ({"energy": 1.5}, {"energy": -0.1}, {"every": 0}):
+        Calibration().profile(MODEL)
+    for wrong in ({"energy": 1.5}, {"energy": -0.1}, {"density": 1.1}, {"looks": 0}, {"shapes": ("disc",)}, {"shapes": ()}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Calibration(**wrong)
 
 
 def test_repeating_heads_can_be_left_as_they_are():
-    run = (calibration := Calibration(repeating=False)).start(SCHEDULE)
+    run = (calibration := Calibration()).start(SCHEDULE, GRID)
     run.observe((0, 0), 0, *(part[None, None] for part in made_up(0)[:2]), torch.ones(1, 1, TOKENS, 64), layouts=LAYOUTS)
     run.finish()
-    assert not calibration.profile(replace(MODEL, heads=1), GRID).repeats.any()
+    assert not calibration.profile(replace(MODEL, heads=1)).repeats.any()
 
 
 def test_the_energy_of_the_last_steps_can_be_chosen():
-    thin, thick = (gathered(1, steps=4, energy=energy).profile(MODEL, GRID) for energy in (0.4, 0.95))
-    assert thin.thresholds.last == 0.4 and thick.thresholds == Thresholds(0.95, 0.95, 5.64)
+    thin, thick = (gathered(1, energy=energy).profile(MODEL) for energy in (0.4, 0.95))
+    assert thin.budget.last == 0.4 and thick.budget == Thresholds(0.95, 0.95, 5.64)
     last, first = (thin.routing((0, 0), sigma, torch.device("cpu")).exact.double().mean() for sigma in (0.2, 1.0))
     assert last < 0.6 < first < thick.density
 
 
-def test_too_much_memory_is_refused_before_it_is_taken():
-    run = Calibration(memory_limit=1000).start(SCHEDULE)
-    q, k, v = clustered(TOKENS, heads=3, dtype=torch.float32)
-    with pytest.raises(MemoryError, match="raise every, or the limit"):
-        run.observe((0, 0), 0, q, k, v, layouts=LAYOUTS, sites=40)
+def test_memory_decides_how_many_looks_there_are():
+    """A look at 40 heads of 9 x 9 blocks: three shapes of two bytes each, twice."""
+    look = 2 * 3 * 40 * 81 * 2
+    for limit, looks in ((look, 1), (3 * look + 1, 3), (100 * look, 4)):
+        run = Calibration(memory_limit=limit).start(SCHEDULE, GRID, heads=40)
+        assert sum(map(run.wants, range(4))) == looks
+    with pytest.raises(MemoryError, match="raise the limit, or take raster blocks only"):
+        Calibration(memory_limit=look - 1).start(SCHEDULE, GRID, heads=40)
+    assert Calibration(memory_limit=look - 1, shapes=("raster",)).start(SCHEDULE, GRID, heads=40).wants(3)
 
 
 def test_differences_are_named():
-    profile = gathered(1).profile(MODEL, GRID)
+    profile = gathered(1).profile(MODEL)
     assert profile.differences(MODEL, GRID, TOKENS) == []
     other = replace(MODEL, architecture="HunyuanVideo", heads=24)
     assert profile.differences(other) == ["architecture WanModel, not HunyuanVideo", "heads 3, not 24"]
-    assert profile.differences(grid=(2, 8, 70)) == ["a token grid of 2 x 8 x 69 (frames x rows x columns), not 2 x 8 x 70"]
+    assert profile.differences(grid=(2, 8, 70)) == ["a token grid of 2 x 4 x 139 (frames x rows x columns), not 2 x 8 x 70"]
     assert profile.differences(tokens=5) == [f"{TOKENS} video tokens, not 5"]
 
 
 def test_density_counts_what_is_computed():
-    profile = gathered(2, steps=1).profile(MODEL, GRID)
+    profile = gathered(2, looks=1, shapes=("raster",)).profile(MODEL)
     exact = profile.routing((0, 0), 1.0, torch.device("cpu")).exact
     assert profile.density == pytest.approx(exact.double().mean().item())
     repeats = numpy.ones_like(profile.repeats)
@@ -285,7 +349,7 @@ def test_repetition_is_the_median_cosine_with_the_anchor():
 
 def test_memory_does_not_grow_with_the_square_of_the_sequence():
     q, k, v = clustered(8192, heads=2, dtype=torch.float32)
-    run = Calibration().start(SCHEDULE)
+    run = Calibration().start(SCHEDULE, (8, 32, 32))
     with LiveMemory(q, k, v) as memory:
         run.observe((0, 0), 0, q, k, v, layouts=[SequenceLayout(range(8192))])
     assert memory.peak < q.nbytes + k.nbytes + v.nbytes

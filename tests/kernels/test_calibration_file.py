@@ -9,7 +9,7 @@ import numpy
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from svg_ear.kernels.calibration import ModelIdentity, Profile, ProfileError, Thresholds, read_profile, write_profile
+from svg_ear.kernels.calibration import Density, ModelIdentity, Profile, ProfileError, Thresholds, read_profile, write_profile
 from svg_ear.kernels.calibration import file as profile_file
 from svg_ear.kernels.calibration.bits import jaccard
 
@@ -25,24 +25,25 @@ def made_up_profile(steps=5, sites=3, heads=4, blocks=13, seed=0):
     index = numpy.arange(len(packed), dtype=numpy.int32).reshape(sites, heads, steps)
     profile = Profile(
         model=ModelIdentity("WanModel", sites + 1, heads, 128, (256, 16, 1, 2, 2)),
-        grid=(2, 5, blocks * 128 // 10),
+        grid=(2, 4, blocks * 16 - 1),
         tokens=blocks * 128 - 8,
         block=128,
         sigmas=tuple(1 - step / steps for step in range(steps)),
         last_sigma=0.0,
         steps=steps,
         sites=tuple((site, 0) for site in range(sites)),
-        thresholds=Thresholds.published(blocks * 128 - 8, steps),
+        budget=Thresholds.published(blocks * 128 - 8, steps),
         prompts=3,
         index=index.transpose(2, 0, 1).copy(),
         repeats=generator.random((steps, sites, heads)) < 0.2,
         masks=packed,
+        shapes=generator.integers(0, 3, (sites, heads), dtype=numpy.uint8),
     )
     return profile.with_fewer_masks(3)
 
 
 def assert_same(found, expected):
-    for name in ("index", "repeats", "masks"):
+    for name in ("index", "repeats", "masks", "shapes"):
         first, second = getattr(found, name), getattr(expected, name)
         assert first.dtype == second.dtype and numpy.array_equal(first, second), name
         expected, found = replace(expected, **{name: None}), replace(found, **{name: None})
@@ -64,9 +65,9 @@ def test_metadata_says_what_it_is(tmp_path):
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     facts = json.loads(metadata["facts"])
-    assert metadata["format"] == "svg-ear calibration" and metadata["version"] == "1"
-    assert facts["made_by"] == MADE_BY and facts["prompts"] == 3 and facts["grid"] == [2, 5, 166]
-    assert facts["model"]["architecture"] == "WanModel" and facts["thresholds"]["last"] == 0.763
+    assert metadata["format"] == "svg-ear calibration" and metadata["version"] == "2"
+    assert facts["made_by"] == MADE_BY and facts["prompts"] == 3 and facts["grid"] == [2, 4, 207]
+    assert facts["model"]["architecture"] == "WanModel" and facts["budget"]["energy"]["last"] == 0.763
 
 
 def test_a_file_is_not_replaced_unasked(tmp_path):
@@ -94,6 +95,13 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         write_profile(path, made_up_profile(seed=2), made_by=MADE_BY, overwrite=True)
     assert_same(read_profile(path), first)
+
+
+def test_a_density_is_read_as_one(tmp_path):
+    path = tmp_path / "wan.safetensors"
+    profile = replace(made_up_profile(), budget=Density(0.15))
+    write_profile(path, profile, made_by=MADE_BY)
+    assert read_profile(path).budget == Density(0.15)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.99])
@@ -133,7 +141,7 @@ def rewritten(path, metadata=None, facts=None, tensors=None, forge=True):
     [
         ({"facts": {"prompts": 9}, "forge": False}, "changed after it was saved"),
         ({"metadata": {"format": "pt"}}, "is not a calibration: its format is 'pt'"),
-        ({"metadata": {"version": "2"}}, "version '2', and this pack reads version '1'"),
+        ({"metadata": {"version": "1"}}, "version '1', and this pack reads version '2'"),
         ({"tensors": {"more": numpy.zeros(3)}}, "changed after it was saved"),
         ({"facts": {"tokens": -5}}, "tokens is -5, not a whole number"),
         ({"facts": {"tokens": 1e9}}, "tokens is 1000000000.0, not a whole number"),
@@ -150,7 +158,15 @@ def rewritten(path, metadata=None, facts=None, tensors=None, forge=True):
         ({"facts": {"model": {"architecture": "WanModel"}}}, "does not hold together"),
         ({"facts": {"last_sigma": 2.0}}, "noise levels that do not fall"),
         ({"facts": {"steps": 1}}, "fewer steps than it has levels"),
-        ({"facts": {"thresholds": {"last": 2, "first": 3, "rate": 1}}}, "last not above first"),
+        ({"facts": {"grid": [2, 4, 200]}}, "1656 tokens in a grid of 2 x 4 x 200"),
+        ({"facts": {"budget": {"energy": {"last": 2, "first": 3, "rate": 1}}}}, "last not above first"),
+        ({"facts": {"budget": {"density": {"share": 2}}}}, "share is 2"),
+        ({"facts": {"budget": {"density": {"share": "much"}}}}, "does not hold together"),
+        ({"facts": {"budget": {"density": 0.2}}}, "does not hold together"),
+        ({"facts": {"budget": {"exec": {}}}}, "its budget is 'exec', not density or energy"),
+        ({"facts": {"budget": []}}, "does not hold together"),
+        ({"tensors": {"shapes": numpy.full((3, 4), 5, dtype=numpy.uint8)}}, "blocks of unknown shapes"),
+        ({"tensors": {"shapes": numpy.zeros((4, 3), dtype=numpy.uint8)}}, "shapes of uint8 (4, 3) in place of uint8 (3, 4)"),
         ({"tensors": {"sigmas": numpy.full(5, numpy.nan)}}, "noise levels that do not fall"),
         ({"tensors": {"sigmas": numpy.zeros(5, dtype=numpy.float32)}}, "sigmas is float32, not float64"),
         ({"tensors": {"index": numpy.full((5, 3, 4), 9999, dtype=numpy.int32)}}, "an index outside of its masks"),
@@ -233,10 +249,11 @@ def test_a_14b_model_at_720p_stays_under_64_megabytes(tmp_path):
         sigmas=tuple(1 - step / steps for step in range(steps)),
         steps=steps,
         sites=((0, 0),),
-        thresholds=thresholds,
+        budget=thresholds,
         index=numpy.arange(heads * steps, dtype=numpy.int32).reshape(heads, steps).T[:, None].copy(),
         repeats=numpy.zeros((steps, 1, heads), bool),
         masks=kept.reshape(-1, blocks, 74),
+        shapes=numpy.zeros((1, heads), numpy.uint8),
     )
     share = heads / all_heads
     path = tmp_path / "wan.safetensors"

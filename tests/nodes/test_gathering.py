@@ -22,7 +22,7 @@ class Gathering(Harness):
 
     def __init__(self, model="wan", min_tokens=0, **options):
         super().__init__(model)
-        self.patch = CalibratingPatch(Calibration(**options), min_tokens)
+        self.patch = CalibratingPatch(Calibration(**{"density": 0} | options), min_tokens)
 
     def run(self, layers=2, steps=5, seed=0, shape=SHAPE, fail=False):
         """One sampler run of ``layers`` and ``steps``; returns the outputs."""
@@ -195,7 +195,7 @@ def test_a_profile_goes_with_its_method():
 
 
 def test_dropping_attends_to_the_kept_blocks_alone():
-    profile = gathered(energy=0.5).patch.found()
+    profile = gathered(energy=0.5, shapes=("raster",)).patch.found()
     played = following(profile, compensate=False)
     q, k, v = video(seed=3)
     found = played.evaluate(lambda attention: attention(q, k, v, HEADS), shape=SHAPE)
