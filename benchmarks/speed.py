@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--shapes", nargs="+", default=list(groups), choices=known, metavar="SHAPE", help=f"of {', '.join(known)} (default: all)")
     add("--densities", nargs="+", type=float, default=list(DENSITIES), help="shares of exact pairs (default: %(default)s)")
     add("--data", nargs="+", choices=KINDS, default=list(KINDS), help="how inputs are made; the second kind at one shape only")
-    add("--skip", nargs="+", default=[], choices=SKIPPABLE, help="what not to run: comfy_kitchen, ours, k-means alone")
+    add("--skip", nargs="+", default=[], choices=SKIPPABLE, help="what not to run: comfy_kitchen, ours, calibrated calls, k-means alone")
     add("--set", nargs="+", type=setting, default=[], metavar="NAME=VALUE", help="of the settings of ours, such as recluster_every=2")
     add("--rounds", type=int, default=3, help="interleaved rounds at the first shape (default: %(default)s)")
     add("--milliseconds", type=float, default=200.0, help="repetition time of a method in a round (default: %(default)s)")

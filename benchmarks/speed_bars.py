@@ -46,7 +46,7 @@ class Bar:
 
 
 def bars(rows: Sequence[Row], min_tokens: int, densities: Collection[float]) -> list[Bar]:
-    """Every bar, measured or not.
+    """Every bar, measured or not: about ours, not about calibrated calls.
 
     Args:
         rows: of the bench, numbers or their text. All bars but the one against Sol-Attn, whose exact share depends on the
@@ -80,7 +80,7 @@ def bars(rows: Sequence[Row], min_tokens: int, densities: Collection[float]) -> 
         ),
         Bar(f"{where}: extra memory over q, k and v", number(call, "extra_over_inputs"), EXTRA_OVER_INPUTS, False),
     ]
-    checked = [row["host_synchronisation"] for row in rows if row.get("host_synchronisation")]
+    checked = [row["host_synchronisation"] for row in rows if row["method"] == OURS and row.get("host_synchronisation")]
     found.append(Bar("calls that make the host wait", sum(text != "none" for text in checked) if checked else None, 0, False))
     preset = [row for row in rows if row["method"] == OURS and number(row, "density") in densities]
     long = [number(row, "speedup") for row in preset if number(row, "tokens") >= min_tokens]

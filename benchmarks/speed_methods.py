@@ -19,7 +19,7 @@ from .speed_inputs import Inputs, Shape
 from .speed_pairs import Pairs, routed_pairs, sol_attn_share
 
 pack.load()
-from svg_ear.kernels import ClusterState, Settings, StageTimer, sparse_attention  # noqa: E402
+from svg_ear.kernels import BlockRouting, ClusterState, Settings, StageTimer, sparse_attention  # noqa: E402
 from svg_ear.kernels.counts import cluster_counts  # noqa: E402
 from svg_ear.kernels.tuning import attend_tiles  # noqa: E402
 from svg_ear.kernels.types import Clusters  # noqa: E402
@@ -57,10 +57,14 @@ class Method:
 
 
 class SparseCalls:
-    """Calls of ours over the steps of ``inputs``, clusters carried along: as many a run as the k-means schedule repeats after."""
+    """Calls of ours over the steps of ``inputs``, clusters carried along: as many a run as the k-means schedule repeats after.
 
-    def __init__(self, inputs: Inputs, shape: Shape, settings: Settings):
-        self.inputs, self.shape, self.settings = inputs, shape, settings
+    Args:
+        blocks: looks up in every call what method ``calibrated`` computes; None for the other methods.
+    """
+
+    def __init__(self, inputs: Inputs, shape: Shape, settings: Settings, blocks: Callable[[], BlockRouting] | None = None):
+        self.inputs, self.shape, self.settings, self.blocks = inputs, shape, settings, blocks
         self.state = ClusterState()
         self.calls = settings.recluster_every
 
@@ -73,7 +77,8 @@ class SparseCalls:
     def once(self, **options) -> Tensor:
         """One call; ``options`` as :func:`sparse_attention` takes them."""
         q, k, v = self.inputs.step(self.state.calls)
-        return sparse_attention(q, k, v, self.settings, layouts=self.shape.layout, state=self.state, **options).output
+        blocks = None if self.blocks is None else self.blocks()
+        return sparse_attention(q, k, v, self.settings, layouts=self.shape.layout, blocks=blocks, state=self.state, **options).output
 
     def on_first_step(self) -> Tensor:
         """The output of a warm call on the inputs that the other methods get."""
@@ -85,8 +90,8 @@ class SparseCalls:
         """What the next call computes. Waits for the GPU."""
         values = self.inputs.values
         shapes = attend_tiles(values.device, values.itemsize)
-        found = []
-        self.once(observe=lambda routed: found.append(routed_pairs(routed, self.shape.conditioning, shapes)))
+        found, compensated = [], self.settings.compensates
+        self.once(observe=lambda routed: found.append(routed_pairs(routed, self.shape.conditioning, shapes, compensated)))
         return sum(found, Pairs())
 
     def stage_milliseconds(self, runs: int) -> dict[str, float]:
@@ -146,10 +151,12 @@ def kitchen_methods(inputs: Inputs, shape: Shape, taus: tuple[float, ...], int8:
     return found
 
 
-def our_method(inputs: Inputs, shape: Shape, settings: Settings) -> Method:
-    """``sparse_attention`` with warm clusters."""
-    calls = SparseCalls(inputs, shape, settings)
-    return Method(OURS, calls, calls.calls, facts={"density": settings.density})
+def our_method(
+    inputs: Inputs, shape: Shape, settings: Settings, name: str = OURS, blocks: Callable[[], BlockRouting] | None = None
+) -> Method:
+    """``sparse_attention`` with warm clusters, or with ``blocks`` as :class:`SparseCalls` takes them."""
+    calls = SparseCalls(inputs, shape, settings, blocks)
+    return Method(name, calls, calls.calls, facts={"density": settings.density})
 
 
 def cluster_methods(inputs: Inputs, shape: Shape, settings: Settings, say: Callable[[str], None]) -> list[Method]:

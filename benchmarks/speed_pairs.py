@@ -29,7 +29,7 @@ class Pairs:
         exact: pairs of tokens computed exactly, conditioning keys among them.
         tail: pairs of a query and the centroid of a cluster that it does not see exactly.
         processed: what the attention kernel multiplies for them: rows and keys in whole tiles, runs of exact keys in whole
-            granules, and every centroid, those of exact clusters too.
+            granules, and where clusters are compensated every centroid, those of exact clusters too.
     """
 
     exact: int = 0
@@ -45,13 +45,17 @@ class Pairs:
         return Pairs(self.exact + other.exact, self.tail + other.tail, self.processed + other.processed)
 
 
-def routed_pairs(routed: RoutedHeads, conditioning: int, shapes: tuple[Tiles, ...]) -> Pairs:
-    """Pairs of the video queries of ``routed`` over video keys, centroids and ``conditioning`` keys. Waits for the GPU."""
+def routed_pairs(routed: RoutedHeads, conditioning: int, shapes: tuple[Tiles, ...], compensated: bool) -> Pairs:
+    """Pairs of the video queries of ``routed`` over video keys, ``conditioning`` keys, and centroids where ``compensated``.
+
+    Waits for the GPU.
+    """
     rows = routed.query_groups.sizes.long()
     sizes, exact = routed.key_clusters.sizes.long(), routed.routing.exact
     keys = (exact * sizes[:, :, None]).sum(-1) + conditioning
-    centroids = (~exact & (sizes > 0)[:, :, None]).sum(-1)
-    listed = sum(_up(count, shapes[0].keys) for count in (_granules(exact, sizes) * GRANULE, sizes.shape[-1], conditioning))
+    centroids = compensated * (~exact & (sizes > 0)[:, :, None]).sum(-1)
+    all_centroids = compensated * sizes.shape[-1]
+    listed = sum(_up(count, shapes[0].keys) for count in (_granules(exact, sizes) * GRANULE, all_centroids, conditioning))
     return Pairs(*(int((rows * columns).sum()) for columns in (keys, centroids)), int((_in_tiles(rows, shapes) * listed).sum()))
 
 

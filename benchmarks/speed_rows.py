@@ -11,6 +11,7 @@ import torch
 
 from . import results
 from .speed_bars import REFERENCE
+from .speed_calibrated import CALIBRATED, calibrated_methods
 from .speed_inputs import SWEEP, Inputs, Shape, make_inputs
 from .speed_measure import extra_memory, host_synchronisation, interleaved, relative_error
 from .speed_methods import (
@@ -32,7 +33,7 @@ DENSITIES = (0.1, 0.05, 0.2, 0.03, 0.3)
 # Those of the presets that most people run.
 BRIEF_DENSITIES = (0.1, 0.2)
 STAGE_RUNS = 3
-SKIPPABLE = ("peers", "ours", "cluster")
+SKIPPABLE = ("peers", "ours", CALIBRATED, "cluster")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Plan:
     """What to run and how long.
 
     Attributes:
-        settings: of ours; each of ``densities`` replaces its density.
+        settings: of ours, and of calibrated calls but for their method; each of ``densities`` replaces its density.
         rounds: interleaved rounds of the shape that most bars are about; other models take one less, the sweep one.
         milliseconds: time that one method repeats for in a round.
         skip: of ``SKIPPABLE``, what not to run.
@@ -102,6 +103,10 @@ def chosen_methods(inputs: Inputs, shape: Shape, brief: bool, plan: Plan) -> lis
         plan.say(f"{OURS} is left out, as asked")
     else:
         methods += [our_method(inputs, shape, replace(plan.settings, density=density)) for density in densities]
+    if CALIBRATED in plan.skip:
+        plan.say("calibrated calls are left out, as asked")
+    elif not brief:
+        methods += calibrated_methods(inputs, shape, plan.settings, densities)
     if "cluster" in plan.skip:
         plan.say("k-means alone is left out, as asked")
     elif not brief:
@@ -126,7 +131,7 @@ def facts_of(method: Method, inputs: Inputs, shape: Shape, device: torch.device)
 
 
 def facts_of_ours(calls: SparseCalls, shape: Shape) -> dict[str, object]:
-    """Synchronisations, arithmetic, state and stages of ours."""
+    """Synchronisations, arithmetic, state and stages of ours, or of calibrated calls."""
     facts: dict[str, object] = {"host_synchronisation": host_synchronisation(calls) or "none"}
     pairs = calls.pairs()
     facts["exact_share"] = (pairs.exact / shape.heads / shape.tokens - shape.conditioning) / shape.tokens
@@ -147,7 +152,7 @@ def add_errors(methods: list[Method], rows: list[dict]) -> None:
 
 
 def add_ratios(rows: list[dict]) -> None:
-    """Speed-up over the baseline, and FLOP rates: of attend for ours, of the whole call for dense methods."""
+    """Speed-up over the baseline, and FLOP rates: of attend where it is known, of the whole call for dense methods."""
     baseline = next((float(row["ms"]) for row in rows if row["method"] == BASELINE), None)
     for row in rows:
         if row["part"] == "attention" and baseline:

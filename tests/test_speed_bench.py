@@ -8,10 +8,19 @@ import pytest
 import torch
 from PIL import Image
 from svg_ear.kernels import ClusterState, RoutedHeads, Settings, sparse_attention, torch_stages
+from svg_ear.kernels.calibration import Profile
 from svg_ear.kernels.tuning import Tiles
 
 from benchmarks import results, speed, speed_compile, speed_methods, speed_rows
 from benchmarks.speed_bars import bars, break_even
+from benchmarks.speed_calibrated import (
+    CALIBRATED,
+    COMPENSATED,
+    SIGMA,
+    SITE,
+    calibrated_methods,
+    profile_of,
+)
 from benchmarks.speed_inputs import DRIFT, HEAD_DIM, KINDS, SHAPES, SWEEP, Shape, make_inputs
 from benchmarks.speed_methods import BASELINE, OURS, Method, SparseCalls, sol_name
 from benchmarks.speed_pairs import GRANULE, Pairs, routed_pairs, sol_attn_share
@@ -21,6 +30,8 @@ CPU = torch.device("cpu")
 ONE_SHAPE = (Tiles(64, 128, 8, 3),)
 TWO_SHAPES = (Tiles(64, 128, 8, 3), Tiles(16, 128, 4, 2))
 SMALL = Shape("small", 2, (4, 9, 10), conditioning=7)
+# Six blocks of 128 tokens.
+BLOCKY = Shape("blocky", 2, (4, 12, 15), conditioning=7)
 ORIGIN = {"hardware": "Some GPU", "torch": "2.0", "triton": "3.0", "commit": "abc", "date": "2026-01-01"}
 
 
@@ -60,13 +71,15 @@ def test_structured_keys_are_easier_to_summarize_than_noise():
     assert errors["structured"] < 0.5 * errors["gaussian"]
 
 
+@pytest.mark.parametrize("method", ["svg-ear", "svg2"])
 @pytest.mark.parametrize("shapes", [ONE_SHAPE, TWO_SHAPES], ids=len)
-def test_pairs_are_counted_as_a_loop_over_blocks_counts_them(shapes):
+def test_pairs_are_counted_as_a_loop_over_blocks_counts_them(shapes, method):
     inputs = make_inputs(SMALL, "structured", CPU)
     seen: list[RoutedHeads] = []
-    settings = Settings(density=0.3, query_clusters=5, key_clusters=23)
+    settings = Settings(method=method, density=0.3, query_clusters=5, key_clusters=23)
     sparse_attention(*inputs.step(0), settings, layouts=SMALL.layout, observe=seen.append)
-    counted = sum((routed_pairs(routed, SMALL.conditioning, shapes) for routed in seen), Pairs())
+    compensated = settings.compensates
+    counted = sum((routed_pairs(routed, SMALL.conditioning, shapes, compensated) for routed in seen), Pairs())
 
     exact = tail = processed = 0
     for routed in seen:
@@ -81,9 +94,10 @@ def test_pairs_are_counted_as_a_loop_over_blocks_counts_them(shapes):
                         runs, run = [*runs, run], 0
                 runs.append(run)
                 exact += rows * (sum(runs) + SMALL.conditioning)
-                tail += rows * sum(size > 0 and not keep for size, keep in zip(sizes, kept))
+                tail += rows * compensated * sum(size > 0 and not keep for size, keep in zip(sizes, kept))
                 listed = sum(math.ceil(run / GRANULE) * GRANULE for run in runs)
-                keys = sum(math.ceil(count / shapes[0].keys) * shapes[0].keys for count in (listed, len(sizes), SMALL.conditioning))
+                centroids = len(sizes) if compensated else 0
+                keys = sum(math.ceil(count / shapes[0].keys) * shapes[0].keys for count in (listed, centroids, SMALL.conditioning))
                 while rows > 0:
                     tile = next((shape.rows for shape in shapes[1:] if rows <= shape.rows), shapes[0].rows)
                     processed += tile * keys
@@ -113,6 +127,37 @@ def test_our_calls_walk_the_steps_and_the_k_means_schedule():
     assert torch.equal(calls.once(), expected)
     assert calls.on_first_step() is not None and (calls.state.calls - 1) % 2 == 0
     assert {"cluster", "probe", "route", "attend", "conditioning"} <= set(calls.stage_milliseconds(1))
+
+
+def test_calibrated_calls_look_up_and_compute_what_was_found_in_the_first_step(monkeypatch):
+    looked_up, routing = [], Profile.routing
+    monkeypatch.setattr(Profile, "routing", lambda profile, *where: looked_up.append(where) or routing(profile, *where))
+    inputs = make_inputs(BLOCKY, "structured", CPU)
+    methods = calibrated_methods(inputs, BLOCKY, Settings(density=0.5, method="svg2"), (0.1, 0.3))
+    assert [(method.name, method.facts["density"]) for method in methods] == [
+        (name, density) for density in (0.1, 0.3) for name in (CALIBRATED, COMPENSATED)
+    ]
+    for method in methods:
+        profile = profile_of(inputs, BLOCKY, method.facts["density"])
+        profile.check()
+        blocks = routing(profile, SITE, SIGMA, CPU)
+        assert (blocks.exact.sum(-1) == max(1, round(6 * method.facts["density"]))).all()
+        settings = Settings(method="calibrated", compensate=method.name == COMPENSATED)
+        for step in range(3):
+            options = {"layouts": BLOCKY.layout, "blocks": blocks}
+            assert torch.equal(method.run(), sparse_attention(*inputs.step(step), settings, **options).output)
+        assert method.run.state.nbytes() == 0
+    assert looked_up == [(SITE, SIGMA, CPU)] * 12
+
+
+@pytest.mark.parametrize("brief, skip, named", [(False, (), True), (True, (), False), (False, (CALIBRATED,), False)])
+def test_calibrated_calls_are_left_out_of_brief_runs_and_when_asked(monkeypatch, brief, skip, named):
+    monkeypatch.setattr(speed_rows, "dense_methods", lambda *_: [])
+    said, inputs = [], make_inputs(SMALL, "structured", CPU)
+    plan = speed_rows.Plan(Settings(), (0.1, 0.3), 1, 1.0, ("peers", "cluster", *skip), said.append)
+    methods = [method.name for method in speed_rows.chosen_methods(inputs, SMALL, brief, plan)]
+    assert methods == [OURS] * (1 if brief else 2) + [CALIBRATED, COMPENSATED] * (2 * named)
+    assert any("calibrated calls are left out" in line for line in said) == bool(skip)
 
 
 def sample_rows():
@@ -162,6 +207,19 @@ def test_bars_tell_met_missed_and_not_measured():
     assert {bar.passed for bar in bars([], 4096, {0.1})} == {None}
 
 
+def calibrated_rows(rows):
+    """Those of calibrated calls beside ``rows``, which would miss every bar."""
+    missed = {"ms": 1e6, "speedup": 1e-6, "host_synchronisation": "profile.py:1: x.item()"}
+    return [{**row, **missed, "method": name} for row in rows if row["method"] == OURS for name in (CALIBRATED, COMPENSATED)]
+
+
+def test_rows_of_calibrated_calls_change_neither_bars_nor_break_even():
+    rows = sample_rows()
+    with_them = calibrated_rows(rows) + rows
+    assert bars(with_them, 16384, {0.1, 0.2}) == bars(rows, 16384, {0.1, 0.2})
+    assert break_even(with_them, 0.1) == break_even(rows, 0.1)
+
+
 def test_the_bar_against_sol_attn_holds_for_every_kind_of_data():
     rows = sample_rows()
     other = [{**row, "data": "gaussian"} for row in rows if row["shape"] == "wan-720p"]
@@ -181,15 +239,19 @@ def test_break_even_is_interpolated():
 
 
 def test_the_picture_is_drawn_from_the_csv(tmp_path):
-    results.write(tmp_path / "speed.csv", [{**row, **ORIGIN} for row in sample_rows()])
+    sample = sample_rows()
+    results.write(tmp_path / "speed.csv", [{**row, **ORIGIN} for row in calibrated_rows(sample) + sample])
     assert speed.main(["--plot-only", str(tmp_path / "speed.csv"), "--docs", str(tmp_path)]) == 0
     picture = Image.open(tmp_path / "speed.png").convert("RGB")
     assert picture.width > 1500 and len(picture.getcolors(1 << 24)) > 100
     text = (tmp_path / "speed.svg").read_text()
     assert all(words in text for words in ("Some GPU", "SVG-EAR, 10 % exact", "75,600 tokens", "256k"))
     rows = results.read(tmp_path / "speed.csv")
-    only_models = draw([row for row in rows if row["shape"] == "wan-720p"], tmp_path / "models")
+    one_model = [row for row in rows if row["shape"] == "wan-720p"]
+    only_models = draw(one_model, tmp_path / "models")
     assert all(path.stat().st_size for path in only_models) and "256k" not in only_models[1].read_text()
+    not_calibrated = [row for row in one_model if row["method"] not in (CALIBRATED, COMPENSATED)]
+    assert draw(not_calibrated, tmp_path / "fewer")[1].read_text() == only_models[1].read_text()
     with pytest.raises(ValueError, match="run the bench first"):
         draw([], tmp_path / "none")
 
@@ -214,7 +276,7 @@ def test_every_row_of_a_shape_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(speed_methods, "import_module", missing)
     plan = speed_rows.Plan(Settings(recluster_every=2), (0.1, 0.3), 2, 1.0, (), said.append)
     table = speed_rows.Table(tmp_path / "speed.csv", ORIGIN)
-    speed_rows.measure(SMALL, "structured", False, plan, table, CPU)
+    speed_rows.measure(BLOCKY, "structured", False, plan, table, CPU)
 
     rows = results.read(tmp_path / "speed.csv")
     ours = [row for row in rows if row["method"] == OURS]
@@ -227,7 +289,20 @@ def test_every_row_of_a_shape_is_measured(monkeypatch, tmp_path):
         assert all(float(row[f"{stage}_ms"]) > 0 for stage in ("cluster", "permute", "summarize", "probe", "route", "attend"))
         assert float(row["attend_processed_tflops"]) > float(row["attend_useful_tflops"]) > 0
     assert float(ours[1]["relative_error"]) < float(ours[0]["relative_error"]) < 1
-    assert [row["part"] for row in rows] == ["attention"] * 3 + ["cluster"] * 2
+    given = {name: [row for row in rows if row["method"] == name] for name in (CALIBRATED, COMPENSATED)}
+    assert all([row["density"] for row in found] == ["0.1", "0.3"] for found in given.values())
+    for dropped, compensated, blocks in zip(*given.values(), (1, 2)):
+        for row in (dropped, compensated):
+            assert float(row["ms"]) > 0 and float(row["speedup"]) == pytest.approx(1 / float(row["ms"]), rel=1e-3)
+            assert float(row["exact_share"]) == pytest.approx(blocks / 6, abs=0.03)
+            assert float(row["extra_mib"]) == 3 and float(row["state_mib"]) == 0 and row["host_synchronisation"] == "none"
+            assert all(float(row[f"{stage}_ms"]) > 0 for stage in ("cluster", "permute", "summarize", "probe", "route", "attend"))
+            assert float(row["attend_processed_tflops"]) > float(row["attend_useful_tflops"]) > 0
+        exact = float(dropped["exact_share"]) * BLOCKY.tokens + BLOCKY.conditioning
+        assert int(dropped["pairs"]) == pytest.approx(BLOCKY.heads * BLOCKY.tokens * exact, rel=1e-3)
+        assert int(compensated["pairs"]) - int(dropped["pairs"]) == BLOCKY.heads * BLOCKY.tokens * (6 - blocks)
+        assert float(compensated["relative_error"]) < float(dropped["relative_error"]) < 1
+    assert [row["part"] for row in rows] == ["attention"] * 7 + ["cluster"] * 2
     assert all(any(f"{package} IS LEFT OUT" in line for line in said) for package in ("comfy-kitchen", "flash-kmeans"))
 
 
