@@ -43,8 +43,8 @@ ATTENTION = {
     "record_limit_mb": 64,
     "compensate": True,
 }
-# the widgets of SVGEARCalibrate: energy, every, min_tokens, memory_limit_gb, repeating_heads, restart
-CALIBRATE = [0.0, 1, 4096, 16.0, False, 0]
+# the widgets of SVGEARCalibrate: density, energy, block_shapes, looks, min_tokens, memory_limit_gb, repeating_heads, restart
+CALIBRATE = [0.2, 0.0, "best per head", 5, 4096, 16.0, False, 0]
 CALIBRATION = "wan21_1_3b_480p_81_frames"
 # the widgets of SVGEARRoutedBlocks: layer, step, head, branch, frames, width
 ROUTED_BLOCKS = [-1, -1, -1, "cond", 4, 1400]

@@ -39,7 +39,7 @@ def following(name, latent=LARGER, **changes):
 
 def test_the_round_trip(comfyui, client):
     """Two runs add up to a file; with everything kept its sparse clip is the dense one."""
-    everything = {"runs": 2, "energy": 1.0, "repeating_heads": False}
+    everything = {"runs": 2, "density": 1.0}
     graph, latent, saved = calibrating("first", **everything)
     result = client.run(graph.nodes)
     assert result.text(saved) == "1 of 2 runs gathered. Queue again with another prompt and seed."
@@ -50,6 +50,7 @@ def test_the_round_trip(comfyui, client):
     graph, _, saved = calibrating("first", seed=1, **everything)
     text = client.run(graph.nodes).text(saved)
     assert "first.safetensors" in text and "from 2 runs" in text and "3 x 12 x 16 tokens" in text
+    assert "Kept: 1 of the blocks of every row" in text and "Computed: 100.0% of the pairs" in text and "Shapes of blocks: " in text
     assert (folder / "first.safetensors").stat().st_size < 10_000 and len(list(folder.iterdir())) == 1
 
     found, text = run(client, following("first"))
@@ -58,7 +59,7 @@ def test_the_round_trip(comfyui, client):
 
 
 def test_calibrating_is_dense_and_following_is_close(client):
-    graph, latent, saved = calibrating("second", energy=0.6)
+    graph, latent, saved = calibrating("second", density=0.4)
     result = client.run(graph.nodes)
     dense = result.latent(latent)
     assert "Saved models/svg_ear/second.safetensors" in result.text(saved)

@@ -7,6 +7,7 @@ from svg_ear.kernels import BlockRouting, SequenceLayout, Settings, reference, s
 from svg_ear.kernels.blocks import ANCHOR_EVERY, block_count
 from svg_ear.kernels.torch_stages.cluster import cluster_from_labels
 from svg_ear.kernels.types import Conditioning, Routing
+from triton_cases import DEVICE
 
 SIZE = 16
 PLAIN = Settings(method="calibrated", weighted_centroids=False)
@@ -129,7 +130,7 @@ class TestTriton:
 
     @pytest.mark.parametrize("settings", [PLAIN, WEIGHTED, DROPPING], ids=["plain", "weighted", "dropping"])
     def test_a_call_gives_what_torch_gives(self, settings):
-        from triton_cases import DEVICE, inputs
+        from triton_cases import inputs
 
         q, k, v = inputs(149, torch.float32, heads=2)
         chosen, _ = with_labels(some_blocks(133, 2), 133)
@@ -143,7 +144,7 @@ class TestTriton:
     def test_given_rows_are_listed(self):
         """Rows without any block, with all, and with one at each end."""
         from svg_ear.kernels.triton_stages import cluster_from_labels, route_given
-        from triton_cases import DEVICE, inputs
+        from triton_cases import inputs
 
         tokens = inputs(150, torch.float32, heads=1)[0]
         labels = (torch.arange(150, dtype=torch.int32, device=DEVICE) // SIZE).expand(1, 1, -1).contiguous()
@@ -162,9 +163,9 @@ class TestTriton:
 def test_a_row_without_blocks_attends_to_its_own_where_the_rest_is_dropped(implementation):
     if implementation == "triton":
         pytest.importorskip("triton")
-    q, k, v = clustered(60, heads=1, dtype=torch.float32)
-    none, own = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
-    own |= torch.eye(4, dtype=torch.bool)
+    q, k, v = (x.to(DEVICE) for x in clustered(60, heads=1, dtype=torch.float32))
+    none, own = torch.zeros(2, 1, 4, 4, dtype=torch.bool, device=DEVICE)
+    own |= torch.eye(4, dtype=torch.bool, device=DEVICE)
 
     def attend(exact):
         return sparse_attention(q, k, v, DROPPING, blocks=BlockRouting(exact, SIZE), implementation=implementation)

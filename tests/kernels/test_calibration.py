@@ -15,6 +15,7 @@ from svg_ear.kernels.calibration.bits import jaccard, pack, unpack
 from svg_ear.kernels.calibration.selection import densest_blocks, repetition, sufficient_blocks
 from svg_ear.kernels.calibration.sharing import merge_masks, share_masks
 from torch.nn.functional import scaled_dot_product_attention
+from triton_cases import DEVICE
 
 TOKENS = 9 * BLOCK - 40
 BLOCKS = 9
@@ -139,11 +140,11 @@ def test_known_sparse_and_repeating_heads_are_found_exactly(implementation):
     for prompt in range(3 if implementation == "torch" else 1):
         run = calibration.start(SCHEDULE, GRID)
         heads = [made_up(prompt), made_up(prompt, repeating=True), [torch.zeros(TOKENS, 64), *made_up(prompt)[1:]]]
-        q, k, v = (torch.stack(parts)[None] for parts in zip(*heads))
+        q, k, v = (torch.stack(parts)[None].to(DEVICE) for parts in zip(*heads))
         v[:, 2] -= v[:, 2].mean(1, keepdim=True)
         v[:, 2, ::2] *= -1
         output = scaled_dot_product_attention(q, k, v)
-        output[:, 2] = torch.randn(TOKENS, 64, generator=torch.Generator().manual_seed(prompt))
+        output[:, 2] = torch.randn(TOKENS, 64, generator=torch.Generator().manual_seed(prompt)).to(DEVICE)
         for layer in range(2 if implementation == "torch" else 1):
             for step in range(4 if implementation == "torch" else 1):
                 run.observe((layer, 0), step, q, k, output, layouts=LAYOUTS, implementation=implementation)
