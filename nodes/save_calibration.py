@@ -95,11 +95,12 @@ class SVGEARSaveCalibration(io.ComfyNode):
 def summary(profile: Profile, path: Path) -> str:
     """What a calibration is of, in words."""
     grid = " x ".join(map(str, profile.grid))
-    place = path.relative_to(models_folder()).as_posix()
+    place, size = path.relative_to(models_folder()).as_posix(), path.stat().st_size
+    takes = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
     shapes = ", ".join(f"{name} {share:.0%}" for name, share in profile.shape_shares().items())
     return "\n".join(
         (
-            f"Saved models/{FOLDER}/{place}, {path.stat().st_size / 1e6:.1f} MB, from {profile.prompts} runs",
+            f"Saved models/{FOLDER}/{place}, {takes}, from {profile.prompts} runs",
             f"Model: {profile.model.architecture}, {profile.model.layers} layers, {profile.model.heads} heads of {profile.model.head_dim}",
             f"Video: {grid} tokens (frames x rows x columns)",
             f"Steps: {len(profile.sigmas)} of {profile.steps}, noise levels {profile.sigmas[0]:.3g} to {profile.last_sigma:.3g}",

@@ -45,6 +45,7 @@ CARDS = {
 }
 # Nodes in the screenshots: left, top, right, bottom.
 VIEW, REPORT, ATTENTION = (70, 92, 638, 1268), (680, 92, 1160, 552), (1212, 92, 1530, 868)
+CALIBRATION = (64, 154, 956, 680)
 
 
 class RecordedAttention:
@@ -122,6 +123,8 @@ def main() -> None:
     dark.crop(VIEW).save(HELP / "view.jpg", quality=85, optimize=True)
     filled.crop(REPORT).save(HELP / "report.jpg", quality=85, optimize=True)
     dark.crop(ATTENTION).save(HELP / "attention.jpg", quality=85, optimize=True)
+    calibration = Image.open(SCREENSHOTS / "calibration_classic.png").convert("RGB")
+    calibration.crop(CALIBRATION).save(HELP / "calibration.jpg", quality=85, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
-// Shows the text of an SVG-EAR Report node on the node, under one line that sums it up.
+// Shows the text that a node ended with on the node, under one line that sums it up.
 import { app } from "../../scripts/app.js";
+
+// What such nodes show before they ran.
+const PLACEHOLDERS = {
+  SVGEARReport: "Run the workflow to see what SVG-EAR did.",
+  SVGEARSaveCalibration: "Run the workflow to see how many runs are gathered.",
+};
 
 app.registerExtension({
   name: "svg_ear.report",
 
   nodeCreated(node) {
-    if (node.comfyClass !== "SVGEARReport" || !node.addDOMWidget) return;
+    if (!(node.comfyClass in PLACEHOLDERS) || !node.addDOMWidget) return;
 
     const status = Object.assign(document.createElement("div"), { className: "svg-ear-status" });
     status.style.cssText = "flex: none; padding: 4px 2px; font: 600 12px/1.35 system-ui, sans-serif; color: var(--fg-color, #ddd);";
     const text = document.createElement("textarea");
     text.readOnly = true;
-    text.placeholder = "Run the workflow to see what SVG-EAR did.";
+    text.placeholder = PLACEHOLDERS[node.comfyClass];
     text.style.cssText =
       "flex: 1; min-height: 0; width: 100%; box-sizing: border-box; resize: none; font: 12px/1.35 monospace; padding: 6px; border-radius: 4px; " +
       "border: 1px solid var(--border-color, #4e4e4e); background: var(--comfy-input-bg, #222); color: var(--input-text, #ddd);";
@@ -23,7 +29,8 @@ app.registerExtension({
       getMinHeight: () => 160,
     });
     widget.serialize = false;
-    node.setSize?.([Math.max(node.size?.[0] ?? 0, 420), Math.max(node.size?.[1] ?? 0, 320)]);
+    const least = 320 + 24 * (node.widgets.length - 1);
+    node.setSize?.([Math.max(node.size?.[0] ?? 0, 420), Math.max(node.size?.[1] ?? 0, least)]);
 
     const onExecuted = node.onExecuted;
     node.onExecuted = function (message) {

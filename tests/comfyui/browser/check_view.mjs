@@ -1,7 +1,7 @@
 // Run a workflow with SVG-EAR Routed Blocks in the real interface and use its view as a person would.
 // Reads {prompt, node, status, vueNodes, light}: an API workflow, and the ids of the nodes to look at. Prints what was seen.
 import { join } from "node:path";
-import { open, request } from "./page.mjs";
+import { open, request, run } from "./page.mjs";
 
 const kind = `${request.vueNodes ? "nodes2" : "classic"}${request.light ? "_light" : ""}`;
 const { page, errors, close } = await open({
@@ -30,16 +30,6 @@ const lay = () =>
     window.app.canvas.setDirty(true, true);
     await new Promise((done) => setTimeout(done, 700));
   }, request);
-
-const run = () =>
-  page.evaluate(
-    () =>
-      new Promise((done, fail) => {
-        window.app.api.addEventListener("execution_success", () => setTimeout(done, 1200), { once: true });
-        window.app.api.addEventListener("execution_error", (event) => fail(new Error(JSON.stringify(event.detail).slice(0, 2000))), { once: true });
-        window.app.queuePrompt(0, 1);
-      }),
-  );
 
 const state = () =>
   page.evaluate(() => {
@@ -100,7 +90,7 @@ await page.waitForTimeout(800);
 await page.evaluate(() => window.app.graph._nodes.flatMap((node) => node.widgets ?? []).filter((widget) => widget.name === "control_after_generate").forEach((widget) => (widget.value = "fixed")));
 await lay();
 seen.empty = await state();
-await run();
+await run(page);
 await lay();
 seen.first = await state();
 await shot("filled");
@@ -141,7 +131,7 @@ await page.evaluate(async () => {
 });
 await page.waitForTimeout(1200);
 await lay();
-await run();
+await run(page);
 await lay();
 seen.reloaded = await state();
 await shot("reloaded");

@@ -36,3 +36,14 @@ export async function open({ settings = {}, viewport = { width: 3300, height: 13
   ready = true;
   return { page, errors, close: () => context.close() };
 }
+
+/** Run the workflow that is open, to its end. */
+export const run = (page) =>
+  page.evaluate(
+    () =>
+      new Promise((done, fail) => {
+        window.app.api.addEventListener("execution_success", () => setTimeout(done, 1200), { once: true });
+        window.app.api.addEventListener("execution_error", (event) => fail(new Error(JSON.stringify(event.detail).slice(0, 2000))), { once: true });
+        window.app.queuePrompt(0, 1);
+      }),
+  );

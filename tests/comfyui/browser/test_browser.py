@@ -11,6 +11,7 @@ import pytest
 from harness import browser
 from harness.checkout import ROOT, find_checkout
 from harness.graphs import Graph
+from test_calibration import calibrating
 
 from benchmarks.demo_model import sample
 
@@ -43,6 +44,21 @@ def test_every_workflow_opens_clean(drive, vue_nodes):
         name: {kind: seen[kind] for kind in ("missing", "overlaps", "rejected", "errors") if seen[kind]} for name, seen in found.items()
     }
     assert not any(faults.values()), faults
+
+
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "nodes 2.0"])
+def test_the_calibrating_nodes_say_how_far_they_are(drive, vue_nodes):
+    # A number of its own, because ComfyUI keeps the runs of an equal node.
+    name = "wan_nodes2" if vue_nodes else "wan_classic"
+    graph, _, saved = calibrating(name, runs=2, restart=1 + vue_nodes)
+    calibrate = next(name for name, node in graph.nodes.items() if node["class_type"] == "SVGEARCalibrate")
+    seen = drive("check_calibration.mjs", {"prompt": graph.nodes, "calibrate": calibrate, "save": saved.id, "vueNodes": vue_nodes})
+    assert seen["errors"] == []
+    assert seen["before"]["text"] == "" and "how many runs" in seen["before"]["placeholder"]
+    assert seen["first"]["status"] == "1 of 2 runs gathered. Queue again with another prompt and seed."
+    assert f"Saved models/svg_ear/{name}.safetensors" in seen["second"]["status"]
+    assert "Shapes of blocks" in seen["second"]["text"] and seen["second"]["height"] > 120
+    assert "2 runs gathered" in seen["second"]["told"]
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
