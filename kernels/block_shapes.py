@@ -12,6 +12,7 @@ from .blocks import block_count
 
 # How much a step along frames, rows and columns counts where a piece of the video is halved along its longest side; None
 # takes consecutive tokens. Blocks of 128 of 21 x 30 x 52 tokens are then about 1 x 10 x 13 and 21 x 3 x 4.
+# Their numbers are written to files: append only, raster stays the first, and other weights need a new version of the file.
 SHAPES: dict[str, tuple[float, float, float] | None] = {
     "raster": None,
     "tiles": (100.0, 1.0, 1.0),

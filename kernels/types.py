@@ -132,7 +132,7 @@ class BlockRouting:
         size: tokens of a block; the last one may have fewer, so n is the token count over ``size``, rounded up.
         repeating: heads whose output repeats from block to block: only every :data:`~.blocks.ANCHOR_EVERY`-th block of
             queries is computed, and those behind it are copies.
-        labels: int32 ``[H, N]``, the block of each video token; None takes consecutive tokens.
+        labels: int32 ``[H, N]``, the block of each video token, every block full but the last; None takes consecutive tokens.
     """
 
     exact: Tensor

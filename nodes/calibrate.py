@@ -56,7 +56,7 @@ class SVGEARCalibrate(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "With density 0: share of the attention that the blocks kept in the last steps must hold; 0 takes the published "
-                        "value, 0.76 to 0.9. At the same number of blocks this is further from dense than a density."
+                        "value, 0.76 to 0.97. At the same number of blocks this is further from dense than a density."
                     ),
                 ),
                 io.Combo.Input(
@@ -67,7 +67,7 @@ class SVGEARCalibrate(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Which 128 tokens make a block. best per head: whichever of rows of a frame, tiles of a frame, and tubes through "
-                        "all frames leaves the least attention out. raster: rows for all heads, as published."
+                        "all frames suits the attention of a head best. raster: rows for all heads, as published."
                     ),
                 ),
                 io.Int.Input(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from .options import Options
 from .override import Patch
 from .reasons import Reason
 from .record import Run
+from .schedule import Schedule
 from .state import StateKey
 
 # Attachment of a patched MODEL under which its CalibratingPatch is found.
@@ -34,6 +36,8 @@ class CalibratingPatch(Patch):
         super().__init__(Options(dense_first_steps=0, dense_blocks="", record_limit_mb=0, min_tokens=min_tokens), tell)
         self.calibration = calibration
         self._gathering: CalibrationRun | None = None
+        # Two devices may make their first call at once.
+        self._starting = threading.Lock()
         # What was calibrated, and where.
         self._profiled: tuple[ModelIdentity, torch.device] | None = None
 
@@ -63,12 +67,23 @@ class CalibratingPatch(Patch):
         schedule = self._schedule[1]
         if not schedule.sigmas:
             raise ValueError("the sampler tells no falling noise schedule, so steps cannot be told apart: calibrate with a stock sampler")
-        if self._gathering is None:
-            heads = call.heads * evaluation.block.layers
-            self._gathering = self.calibration.start(schedule.sigmas, evaluation.grid, schedule.progress, heads)
+        with self._starting:
+            if self._gathering is None:
+                self._gathering = self._start(call, key, evaluation, schedule)
         if self._gathering.wants(evaluation.step):
             self._observe(call, key, evaluation, output)
         return output
+
+    def _start(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, schedule: Schedule) -> CalibrationRun:
+        run = self.calibration.start(
+            schedule.sigmas,
+            evaluation.grid,
+            tokens=len(key.layouts[0].video),
+            progress=schedule.progress,
+            heads=call.heads * evaluation.block.layers,
+        )
+        self.tell(f"SVG-EAR: looking at {len(run.looked_at)} of {len(schedule.progress)} steps")
+        return run
 
     def _observe(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, output: Tensor) -> None:
         layouts = key.layouts * call.shape[0] if len(key.layouts) == 1 else key.layouts
@@ -84,7 +99,7 @@ class CalibratingPatch(Patch):
         )
         self._profiled = model_identity(evaluation.model, call.heads, call.head_dim), q.device
         if block.layer == 0:
-            self.tell(f"SVG-EAR: gathering, step {evaluation.step + 1} of {len(self._gathering.progress)}")
+            self.tell(f"SVG-EAR: gathering at {len(self._gathering.looked_at)} steps, last at {evaluation.step + 1}")
 
 
 def find_calibration(model) -> CalibratingPatch | None:

@@ -72,6 +72,8 @@ class Patch:
         """End of a run, also after an error: nothing stays on the device."""
         self.run.state_bytes = max(self.run.state_bytes, self.states.nbytes())
         self.states.clear()
+        if self.profile is not None:
+            self.profile.forget_devices()
 
     def apply_model(self, executor, *args, **kwargs):
         """Wrap one evaluation of the diffusion model: ``apply_model(x, t, ..., transformer_options, ...)``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -15,7 +15,13 @@ FEW_STEPS = 8
 
 
 class Budget(Protocol):
-    """What decides which blocks are kept, and what a shape of blocks is judged by. ``str`` says what is kept, in words."""
+    """What decides which blocks are kept, and what a shape of blocks is judged by. ``str`` says what is kept, in words.
+
+    Attributes:
+        name: of its kind, in files.
+    """
+
+    name: ClassVar[str]
 
     def select(self, energies: Tensor, progress: float) -> Tensor:
         """The blocks to keep, bool like ``energies`` ``[..., n, n]``, at a share ``progress`` of the denoising."""
@@ -34,6 +40,7 @@ class Density:
         share: of the blocks of a row; at least one is kept.
     """
 
+    name: ClassVar[str] = "density"
     share: float
 
     def __post_init__(self):
@@ -64,6 +71,7 @@ class Thresholds:
         rate: how fast the threshold falls over the denoising.
     """
 
+    name: ClassVar[str] = "energy"
     last: float
     first: float
     rate: float

@@ -19,8 +19,7 @@ from .budgets import Density, Thresholds
 from .profile import ModelIdentity, Profile
 
 FORMAT, VERSION = "svg-ear calibration", "2"
-# How the metadata names what chose the blocks.
-BUDGETS = {"density": Density, "energy": Thresholds}
+BUDGETS = {kind.name: kind for kind in (Density, Thresholds)}
 # Bytes that a file may have; its masks get the most of them.
 LARGEST_FILE = 64 * 10**6
 RESERVED = 2 * 10**6
@@ -69,7 +68,7 @@ def write_profile(path: Path, profile: Profile, *, made_by: str, overwrite: bool
         compressed, _ = _compress(shared.masks, largest - RESERVED)
     if compressed is None:
         raise ProfileError(
-            f"one mask for each of {heads} heads takes more than {largest / 1e6:.0f} MB: calibrate with a lower energy, "
+            f"one mask for each of {heads} heads takes more than {largest / 1e6:.0f} MB: calibrate with a lower density, "
             "a smaller video, or raise the largest size"
         )
     facts = {
@@ -77,10 +76,11 @@ def write_profile(path: Path, profile: Profile, *, made_by: str, overwrite: bool
         "grid": shared.grid,
         "tokens": shared.tokens,
         "block": shared.block,
+        "first_sigma": shared.first_sigma,
         "last_sigma": shared.last_sigma,
         "steps": shared.steps,
         "sites": shared.sites,
-        "budget": next({name: asdict(shared.budget)} for name, kind in BUDGETS.items() if type(shared.budget) is kind),
+        "budget": {shared.budget.name: asdict(shared.budget)},
         "prompts": shared.prompts,
         "masks": len(shared.masks),
         "made_by": made_by,
@@ -113,7 +113,7 @@ def read_profile(path: Path) -> Profile:
             tensors = {name: file.get_tensor(name) for name in names & TENSORS.keys()}
     except FileNotFoundError:
         raise ProfileError(f"there is no file {path.name}; save a calibration under that name first") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise ProfileError(f"{path.name} cannot be read ({error}): it is cut short or not a safetensors file; save it again") from None
     if metadata.get("format") != FORMAT:
         raise ProfileError(f"{path.name} is not a calibration: its format is {metadata.get('format')!r}, not {FORMAT!r}")
@@ -127,7 +127,7 @@ def read_profile(path: Path) -> Profile:
         raise ProfileError(f"{path.name} was changed after it was saved, or damaged; calibrate again")
     try:
         return _profile(json.loads(text), tensors)
-    except (ValueError, TypeError, KeyError, lzma.LZMAError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, lzma.LZMAError) as error:
         raise ProfileError(f"{path.name} does not hold together: {error}; calibrate again") from None
 
 
@@ -137,7 +137,9 @@ def _profile(facts: dict, tensors: dict[str, numpy.ndarray]) -> Profile:
         if tensors[name].dtype != dtype:
             raise ValueError(f"{name} is {tensors[name].dtype}, not {dtype}")
     numbers = {name: _integer(facts[name], name) for name in ("tokens", "block", "steps", "prompts", "masks")}
-    model = facts["model"] | {"input_shape": tuple(_integer(size, "input_shape") for size in facts["model"]["input_shape"])}
+    model = {"architecture": str(facts["model"]["architecture"])}
+    model |= {name: _integer(facts["model"][name], name) for name in ("layers", "heads", "head_dim")}
+    model |= {"input_shape": tuple(_integer(size, "input_shape") for size in facts["model"]["input_shape"])}
     index = tensors["index"]
     blocks = block_count(max(1, numbers["tokens"]), max(1, numbers["block"]))
     profile = Profile(
@@ -146,6 +148,7 @@ def _profile(facts: dict, tensors: dict[str, numpy.ndarray]) -> Profile:
         tokens=numbers["tokens"],
         block=numbers["block"],
         sigmas=tuple(tensors["sigmas"].tolist()),
+        first_sigma=float(facts["first_sigma"]),
         last_sigma=float(facts["last_sigma"]),
         steps=numbers["steps"],
         sites=tuple((_integer(layer, "sites"), _integer(ordinal, "sites")) for layer, ordinal in facts["sites"]),

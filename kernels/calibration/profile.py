@@ -40,10 +40,11 @@ class Profile:
     """Blocks to compute, per step, layer and head, with what they were found on.
 
     Attributes:
-        model, grid, tokens: what was calibrated; the grid is frames, rows and columns of the video's patches.
+        model, grid, tokens: what was calibrated; the grid is frames, rows and columns of the video's patches, and there are more
+            tokens than that with reference frames beside it.
         block: tokens of a block, n blocks in all.
-        sigmas: noise levels at the start of the S calibrated steps, falling.
-        last_sigma: the level that the last step ends at.
+        sigmas: noise levels at the start of the S steps that were looked at, falling.
+        first_sigma, last_sigma: the levels that the first step begins and the last one ends at.
         steps: steps of the sampler.
         sites: layer and ordinal of the P attention calls of an evaluation.
         budget: that chose the blocks.
@@ -59,6 +60,7 @@ class Profile:
     tokens: int
     block: int
     sigmas: tuple[float, ...]
+    first_sigma: float
     last_sigma: float
     steps: int
     sites: tuple[tuple[int, int], ...]
@@ -82,11 +84,12 @@ class Profile:
         return found
 
     def step(self, sigma: float) -> int | None:
-        """The calibrated step nearest to noise level ``sigma``; None when none is within the widest gap between two."""
-        nearest = min(range(len(self.sigmas)), key=lambda step: abs(self.sigmas[step] - sigma))
-        levels = (*self.sigmas, self.last_sigma)
+        """The look nearest to noise level ``sigma``; None further outside of the calibrated schedule than two looks are apart."""
+        levels = (self.first_sigma, *self.sigmas, self.last_sigma)
         widest = max(high - low for high, low in zip(levels, levels[1:]))
-        return nearest if abs(self.sigmas[nearest] - sigma) <= widest * (1 + 1e-5) else None
+        if max(sigma - self.first_sigma, self.last_sigma - sigma) > widest * (1 + 1e-5):
+            return None
+        return min(range(len(self.sigmas)), key=lambda step: abs(self.sigmas[step] - sigma))
 
     def routing(self, site: tuple[int, int], sigma: float, device: torch.device) -> BlockRouting | None:
         """The blocks of one attention call on its device; None for a site or a noise level that was not calibrated."""
@@ -127,6 +130,10 @@ class Profile:
         """Bytes of memory held."""
         return sum(array.nbytes for array in (self.masks, self.shapes, self.index, self.repeats))
 
+    def forget_devices(self) -> None:
+        """Free what calls left on their devices; the next one makes it anew."""
+        self._tables.clear()
+
     def _labels(self, place: int, device: torch.device) -> torch.Tensor:
         """int32 ``[H, N]``: the block of every token for each head of a site."""
         if device not in self._tables:
@@ -146,13 +153,16 @@ class Profile:
         count = block_count(self.tokens, self.block) if self.tokens > 0 and self.block > 0 else 0
         shape = (len(self.sigmas), len(self.sites), self.model.heads)
         levels = (*self.sigmas, self.last_sigma)
+        inside = self.first_sigma >= self.sigmas[0] if self.sigmas else False
         rules = {
             "numbers that are not positive": min(
                 self.model.layers, self.model.head_dim, self.steps, self.prompts, *shape, count, *self.grid
             )
             > 0,
-            f"{self.tokens} tokens in a grid of {_grid(self.grid)}": self.tokens == math.prod(self.grid),
-            "noise levels that do not fall": all(0 <= low < high < float("inf") for high, low in zip(levels, levels[1:])),
+            f"a grid of {_grid(self.grid)} in place of frames x rows x columns": len(self.grid) == 3,
+            "noise levels that do not fall": inside
+            and self.first_sigma < math.inf
+            and all(0 <= low < high < float("inf") for high, low in zip(levels, levels[1:])),
             "layers that the model does not have": all(0 <= layer < self.model.layers and ordinal >= 0 for layer, ordinal in self.sites),
             "the same layer twice": len(set(self.sites)) == len(self.sites),
             "fewer steps than it has levels": len(self.sigmas) <= self.steps,
@@ -169,6 +179,8 @@ class Profile:
             rules = {
                 "an index outside of its masks": 0 <= self.index.min() and self.index.max() < len(self.masks),
                 "blocks of unknown shapes": self.shapes.max() < len(SHAPES),
+                f"blocks of shapes for {self.tokens} tokens in a grid of {_grid(self.grid)}": not self.shapes.any()
+                or self.tokens == math.prod(self.grid),
                 "block rows without any block": bool(self.masks.any(-1).all()),
                 "bits behind the last block": not spare or not (self.masks[..., -1] >> (8 - spare)).any(),
             }

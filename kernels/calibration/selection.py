@@ -36,7 +36,7 @@ def repetition(output: Tensor, size: int) -> Tensor:
     Zero where every block is an anchor.
 
     Args:
-        output: dense attention of one batch item, ``[H, N, D]``, any strides.
+        output: dense attention of one batch item, ``[H, N, D]`` in the order of the blocks, any strides.
         size: tokens of a block.
     """
     heads, tokens, _ = output.shape

@@ -1,5 +1,6 @@
 """What a calibration finds, and how it is looked up."""
 
+import math
 from dataclasses import replace
 
 import numpy
@@ -8,7 +9,7 @@ import torch
 from kernel_inputs import clustered
 from live_memory import LiveMemory
 from svg_ear.kernels import SequenceLayout
-from svg_ear.kernels.block_shapes import SHAPES, block_table
+from svg_ear.kernels.block_shapes import SHAPES, block_orders, block_table
 from svg_ear.kernels.blocks import ANCHOR_EVERY, BLOCK
 from svg_ear.kernels.calibration import Calibration, Density, ModelIdentity, Thresholds
 from svg_ear.kernels.calibration.bits import jaccard, pack, unpack
@@ -230,21 +231,114 @@ def test_every_head_gets_the_shape_of_blocks_that_suits_it():
     assert allowed.profile(replace(MODEL, heads=2)).routing((0, 0), 1.0, torch.device("cpu")).labels is None
 
 
+# Frames of more than a block, so that no two shapes are the same.
+WIDE = (4, 16, 32)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_kept_is_what_the_shape_sees(shape):
-    """The kept blocks of a head in the order of its shape, against all pairs."""
+@pytest.mark.parametrize("implementation", ["torch", "triton"])
+def test_what_is_kept_is_what_the_shape_sees(shape, implementation):
+    """The kept blocks of two batch items with their text in other places, in the order of the shape, against all pairs."""
+    if implementation == "triton":
+        pytest.importorskip("triton")
     calibration = Calibration(density=0.25, shapes=(shape,))
-    run = calibration.start(SCHEDULE, (16, 8, 8))
-    q, k, v = clustered(1024, heads=2, dtype=torch.float32)
-    run.observe((0, 0), 0, q, k, v, layouts=[SequenceLayout(range(1024))])
+    tokens = math.prod(WIDE)
+    layouts = [
+        SequenceLayout(range(30, 30 + tokens), (range(0, 30),)),
+        SequenceLayout(range(5, 5 + tokens), (range(5 + tokens, 35 + tokens),)),
+    ]
+    q, k, v = (x.to(DEVICE) for x in clustered(tokens + 40, batch=2, heads=2, dtype=torch.float32))
+    run = calibration.start(SCHEDULE, WIDE)
+    run.observe((0, 0), 0, q, k, v, layouts=layouts, implementation=implementation)
     run.finish()
-    labels = block_table((16, 8, 8), BLOCK)[list(SHAPES).index(shape)]
-    weights = (q.double() @ k.double().mT * 64**-0.5).softmax(-1)[0]
+
+    table = block_table(WIDE, BLOCK)
+    labels = table[list(SHAPES).index(shape)].to(DEVICE)
+    assert sum(torch.equal(labels.cpu(), other) for other in table) == 1
     to_blocks = torch.nn.functional.one_hot(labels.long()).double()
-    energies = (to_blocks.mT @ weights @ to_blocks / BLOCK).half().float()
+    energies = 0
+    for item, layout in enumerate(layouts):
+        video, (text,) = slice(layout.video.start, layout.video.stop), layout.conditioning
+        keys = torch.cat((k[item, :, video], k[item, :, text.start : text.stop]), dim=1).double()
+        weights = (q[item, :, video].double() @ keys.mT * 64**-0.5).softmax(-1)[..., :tokens]
+        energies = energies + to_blocks.mT @ weights @ to_blocks / BLOCK
+    found = run.calibration.spots[(0, 0), 0].energies[0].to(DEVICE)
+    torch.testing.assert_close(found.double(), energies, rtol=2e-3, atol=1e-4)
     routing = calibration.profile(replace(MODEL, heads=2)).routing((0, 0), 1.0, torch.device("cpu"))
-    assert torch.equal(routing.exact, densest_blocks(energies, 2))
-    assert routing.labels is None if shape == "raster" else torch.equal(routing.labels, labels.expand(2, -1))
+    assert torch.equal(routing.exact, densest_blocks(found, 4).cpu())
+    assert routing.labels is None if shape == "raster" else torch.equal(routing.labels, labels.cpu().expand(2, -1))
+
+
+def test_the_shape_is_the_best_one_over_all_steps():
+    """A head that prefers tubes in one step and, less, raster in another."""
+    q, k, v = own_parts(0)
+    calibration = Calibration(density=0.125)
+    run = calibration.start(SCHEDULE, (16, 8, 8))
+    for step, scale in ((0, None), (1, 0.002)):
+        run.observe((0, 0), step, q, k, v, layouts=[SequenceLayout(range(1024))], scale=scale)
+    # The second step prefers the other shape for both heads, by little.
+    run.seen[(0, 0), 1].energies[:] = run.seen[(0, 0), 1].energies.flip(1)
+    run.finish()
+    assert calibration.profile(replace(MODEL, heads=2)).shapes.tolist() == [[list(SHAPES).index("tubes"), list(SHAPES).index("raster")]]
+
+
+def test_energies_are_means_whatever_the_number_of_runs():
+    """A threshold holds a share of the mean, so that equal runs change nothing."""
+    once, thrice = Calibration(density=0, energy=0.7), Calibration(density=0, energy=0.7)
+    for calibration, runs in ((once, 1), (thrice, 3)):
+        for _ in range(runs):
+            run = calibration.start(SCHEDULE, GRID)
+            run.observe((0, 0), 0, *clustered(TOKENS, heads=3, dtype=torch.float32), layouts=LAYOUTS)
+            run.finish()
+    first, second = once.profile(MODEL), thrice.profile(MODEL)
+    assert first.density == pytest.approx(second.density, abs=0.02) and 0.1 < first.density < 0.9
+
+
+def test_repetition_is_that_of_the_shape():
+    """A head whose output is the same in all tubes repeats in tubes only."""
+    q, k, _ = own_parts(0)
+    order = block_orders((16, 8, 8), BLOCK)[list(SHAPES).index("tubes")]
+    output = torch.empty(1, 2, 1024, 64)
+    output[:, :, order] = torch.randn(128, 64, generator=torch.Generator().manual_seed(1)).repeat(8, 1)
+    calibration = Calibration(density=0.125, repeating=True)
+    run = calibration.start(SCHEDULE, (16, 8, 8))
+    run.observe((0, 0), 0, q, k, output, layouts=[SequenceLayout(range(1024))])
+    run.finish()
+    assert calibration.profile(replace(MODEL, heads=2)).repeats[0, 0].tolist() == [True, False]
+
+
+def test_reference_frames_beside_the_grid_leave_raster_blocks():
+    """More tokens than the grid has: no shape of blocks could be told."""
+    calibration = Calibration()
+    run = calibration.start(SCHEDULE, (16, 8, 8), tokens=1100)
+    q, k, v = clustered(1100, heads=2, dtype=torch.float32)
+    run.observe((0, 0), 2, q, k, v, layouts=[SequenceLayout(range(1100))])
+    run.finish()
+    profile = calibration.profile(replace(MODEL, heads=2))
+    profile.check()
+    assert not profile.shapes.any() and profile.tokens == 1100 and profile.grid == (16, 8, 8)
+    assert profile.routing((0, 0), 0.5, torch.device("cpu")).exact.shape == (2, 9, 9)
+
+
+def test_a_part_of_the_schedule_has_the_thresholds_of_the_whole():
+    """Seven of 14 steps are no denoising of few steps."""
+    run = (calibration := Calibration(density=0)).start(
+        [1 - step / 14 for step in range(7, 15)], GRID, progress=[step / 14 for step in range(7, 14)]
+    )
+    run.observe((0, 0), 0, *clustered(TOKENS, heads=3, dtype=torch.float32), layouts=LAYOUTS)
+    run.finish()
+    assert calibration.profile(MODEL).budget == Thresholds.published(TOKENS, 14) != Thresholds.published(TOKENS, 7)
+
+
+def test_runs_in_and_out_of_inference_mode_add_up():
+    calibration = Calibration()
+    for mode in (True, False, True):
+        with torch.inference_mode(mode):
+            run = calibration.start(SCHEDULE, GRID)
+            for _ in range(2):
+                run.observe((0, 0), 0, *clustered(TOKENS, heads=3, dtype=torch.float32), layouts=LAYOUTS)
+        run.finish()
+    assert calibration.spots[(0, 0), 0].count == 6
 
 
 def test_a_run_cut_short_leaves_no_trace():
@@ -261,7 +355,7 @@ def test_steps_between_looks_take_the_nearest_noise_level():
     profile = gathered(1, looks=2).profile(MODEL)
     assert profile.sigmas == (0.8, 0.2) and profile.last_sigma == 0.0
     assert [profile.step(sigma) for sigma in (1.0, 0.8, 0.6, 0.4, 0.1)] == [0, 0, 0, 1, 1]
-    assert profile.step(1.6) is None
+    assert profile.first_sigma == 1.0 and profile.step(1.5) == 0 and profile.step(1.7) is None
     assert profile.routing((1, 0), 1.0, torch.device("cpu")) is None
     assert profile.routing((0, 1), 1.0, torch.device("cpu")) is None
 
@@ -281,10 +375,12 @@ def test_runs_that_do_not_belong_together_are_refused():
         calibration.start((1.0, 0.5, 0.0), GRID)
     with pytest.raises(ValueError, match="falling noise levels"):
         calibration.start((0.0, 1.0), GRID)
-    with pytest.raises(ValueError, match=r"is of \(2, 4, 139\) tokens \(frames, rows, columns\), and this run has \(4, 2, 139\)"):
+    with pytest.raises(
+        ValueError, match=r"is of 1112 tokens in \(2, 4, 139\) \(frames, rows, columns\), and this run has 1112 in \(4, 2, 139\)"
+    ):
         calibration.start(SCHEDULE, (4, 2, 139))
     q, k, v = clustered(512, heads=3, dtype=torch.float32)
-    with pytest.raises(ValueError, match=f"is of {TOKENS} video tokens and the call has 512"):
+    with pytest.raises(ValueError, match=f"this run is of {TOKENS} video tokens and the call has 512"):
         calibration.start(SCHEDULE, GRID).observe((0, 0), 0, q, k, v, layouts=[SequenceLayout(range(512))])
     with pytest.raises(ValueError, match="finish at least one run"):
         Calibration().profile(MODEL)

@@ -1,5 +1,7 @@
 """Runs that a calibration learns from, and sparse runs that follow it."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -145,6 +147,39 @@ def test_other_heads_are_refused():
     played = following(gathered().patch.found())
     with pytest.raises(ProfileMismatch, match="heads 2, not 3"):
         played.evaluate(lambda attention: attention(*qkv(TOKENS, heads=3), 3), shape=SHAPE)
+
+
+def test_reference_frames_beside_the_video_are_gathered_and_followed():
+    """Wan with reference latents has more tokens than the grid: its blocks are raster, and everything kept is dense."""
+    tensors = qkv(TOKENS + 160)
+    played = Gathering(density=1.0)
+    played.patch.outer_sample(lambda: played.evaluate(lambda attention: attention(*tensors, HEADS), shape=SHAPE))
+    profile = played.patch.found()
+    assert profile.tokens == TOKENS + 160 and not profile.shapes.any()
+    sparse = following(profile)
+    found = sparse.evaluate(lambda attention: attention(*tensors, HEADS), shape=SHAPE)
+    torch.testing.assert_close(found, dense(*tensors, HEADS), atol=1e-5, rtol=1e-4)
+    assert sparse.dense_calls == 0
+
+
+def test_two_devices_that_begin_at_once_share_a_run(monkeypatch):
+    played = Gathering()
+    start = played.patch.calibration.start
+    monkeypatch.setattr(played.patch.calibration, "start", lambda *given, **named: time.sleep(0.1) or start(*given, **named))
+
+    def both():
+        def one():
+            played.evaluate(lambda attention: attention(*video(), HEADS), step=2, shape=SHAPE)
+
+        threads = [threading.Thread(target=one) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return torch.zeros(1)
+
+    played.patch.outer_sample(both)
+    assert [seen.count for seen in played.patch.calibration.spots.values()] == [2]
 
 
 def test_a_run_cut_short_does_not_count():
