@@ -55,19 +55,31 @@ def attention(workflow: Workflow, model: tuple) -> dict:
     return workflow.add("SVGEARAttention", list(ATTENTION.values()), model=model)
 
 
-def loaders(workflow: Workflow, diffusion: dict[str, str], text: tuple[str, ...], clip: list, vae: str, vision: str = "") -> dict:
-    """The first group: loaders with their files, and a note that says where the files go."""
+COMPARE = (
+    "To compare with dense attention, bypass the SVG-EAR node (Ctrl+B) and run again with the same seed. "
+    "The report tells what ran sparse and what did not, and why."
+)
+GATHER = (
+    "Run it four times or more, each time with another prompt; the seed changes by itself. The clips are dense as always and take up to "
+    f"twice as long. After the fourth run SVG-EAR Save Calibration writes models/svg_ear/{CALIBRATION}.safetensors, which the workflow "
+    "wan21_1_3b_calibrated follows."
+)
+
+
+def loaders(
+    workflow: Workflow, diffusion: dict[str, str], text: tuple[str, ...], clip: list, vae: str, vision: str = "", advice: str = COMPARE
+) -> dict:
+    """The first group: loaders with their files, and a note that says where the files go and gives ``advice``."""
     workflow.start("1. Models", 520)
     every = [*diffusion.values(), *text, vae, *([vision] if vision else [])]
     tree = "".join(f"models/{address.split('/split_files/')[1]}\n" for address in every)
-    advice = (
+    note = (
         "Files and where they go (in the ComfyUI folder):\n\n"
         f"{tree}\n"
         "Every loader knows where its file can be had: the interface offers to download missing ones.\n\n"
-        "To compare with dense attention, bypass the SVG-EAR node (Ctrl+B) and run again with the same seed. "
-        "The report tells what ran sparse and what did not, and why."
+        f"{advice}"
     )
-    workflow.add("Note", [advice], "Read me")
+    workflow.add("Note", [note], "Read me")
     added = {}
     for name, address in diffusion.items():
         title = f"Load Diffusion Model ({name})" if len(diffusion) > 1 else None
@@ -260,12 +272,12 @@ def wan21_1_3b_routed_blocks() -> None:
 
 def wan21_1_3b_calibrate() -> None:
     """Dense runs of the small Wan model, from which a calibration is saved."""
-    workflow, files, conditions, size = _small_wan("wan21_1_3b_calibrate")
+    workflow, files, conditions, size = _small_wan("wan21_1_3b_calibrate", GATHER)
     workflow.start("3. Calibrate", 400, "#3f8f5a")
     shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL"))
     model = workflow.add("SVGEARCalibrate", CALIBRATE, model=(shifted, "MODEL")), "MODEL"
     sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "randomize", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
-    workflow.start("5. Queue it four times or more, each time with another prompt", 480, "#3f8f5a")
+    workflow.start("5. Run it with four prompts or more", 480, "#3f8f5a")
     # name, runs, overwrite, largest_mb
     workflow.add("SVGEARSaveCalibration", [CALIBRATION, 4, False, 64], model=model, latent=sampled)
     _video(workflow, sampled, files["vae"], "6. Video")
@@ -286,7 +298,7 @@ def wan21_1_3b_calibrated() -> None:
     workflow.save()
 
 
-def _small_wan(title: str) -> tuple[Workflow, dict, dict, dict]:
+def _small_wan(title: str, advice: str = COMPARE) -> tuple[Workflow, dict, dict, dict]:
     """A workflow with the loaders and the prompt of Wan 2.1 1.3B at 480p: itself, files, conditions, size."""
     workflow = Workflow(title)
     files = loaders(
@@ -295,6 +307,7 @@ def _small_wan(title: str) -> tuple[Workflow, dict, dict, dict]:
         (WAN_TEXT,),
         ["wan", "default"],
         f"{WAN_21}/vae/wan_2.1_vae.safetensors",
+        advice=advice,
     )
     workflow.start("2. Prompt and size", 460)
     positive, negative = prompts(workflow, files["clip"], PROMPT, NEGATIVE)
