@@ -39,7 +39,8 @@ def test_a_clip_alone_equals_the_clip_in_a_batch(model):
     context = torch.cat(sample.conditioning(0, TINY_GRID))
     together = sample.velocity(model, noise, 0.5, context)
     alone = sample.velocity(model, noise[1:], 0.5, context[1:])
-    assert torch.allclose(together[1:], alone, atol=1e-5)
+    # Sums may be in another order: that depends on the processor.
+    assert (together[1:] - alone).norm() / alone.norm() < 1e-5
 
 
 def test_decode_inverts_encode():
