@@ -26,9 +26,9 @@ class SVGEARCalibrate(io.ComfyNode):
             category="model/patch",
             search_aliases=["CalibAtt", "calibrate sparse attention", "attention profile"],
             description=(
-                "Learns which attention a video model needs: the model samples densely as usual, in up to twice the time, and the "
-                "attention between blocks of 128 tokens is added up over all runs. SVG-EAR Save Calibration writes the "
-                "result to a file, with which SVG-EAR Sparse Attention saves the search in every step."
+                "Learns which attention a video model needs: the model samples densely as usual, in up to twice the time (three times "
+                "with five steps or fewer), and the attention between blocks of 128 tokens is added up over all runs. SVG-EAR Save "
+                "Calibration writes the result to a file, with which SVG-EAR Sparse Attention saves the search in every step."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The video model to calibrate. Put this node last before the sampler."),

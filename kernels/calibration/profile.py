@@ -136,9 +136,10 @@ class Profile:
 
     def _labels(self, place: int, device: torch.device) -> torch.Tensor:
         """int32 ``[H, N]``: the block of every token for each head of a site."""
-        if device not in self._tables:
-            self._tables[device] = block_table(self.grid, self.block).to(device)
-        return self._tables[device][_sent(self.shapes[place], device).long()]
+        table = self._tables.get(device)
+        if table is None:
+            table = self._tables[device] = block_table(self.grid, self.block).to(device)
+        return table[_sent(self.shapes[place], device).long()]
 
     @cached_property
     def _tables(self) -> dict[torch.device, torch.Tensor]:
