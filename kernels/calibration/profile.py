@@ -125,11 +125,6 @@ class Profile:
         anchors = popcount(self.masks[:, ::ANCHOR_EVERY]) / count**2
         return float(numpy.where(self.repeats, anchors[self.index], shares[self.index]).mean())
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory held."""
-        return sum(array.nbytes for array in (self.masks, self.shapes, self.index, self.repeats))
-
     def forget_devices(self) -> None:
         """Free what calls left on their devices; the next one makes it anew."""
         self._tables.clear()
@@ -154,16 +149,14 @@ class Profile:
         count = block_count(self.tokens, self.block) if self.tokens > 0 and self.block > 0 else 0
         shape = (len(self.sigmas), len(self.sites), self.model.heads)
         levels = (*self.sigmas, self.last_sigma)
-        inside = self.first_sigma >= self.sigmas[0] if self.sigmas else False
         rules = {
             "numbers that are not positive": min(
                 self.model.layers, self.model.head_dim, self.steps, self.prompts, *shape, count, *self.grid
             )
             > 0,
             f"a grid of {_grid(self.grid)} in place of frames x rows x columns": len(self.grid) == 3,
-            "noise levels that do not fall": inside
-            and self.first_sigma < math.inf
-            and all(0 <= low < high < float("inf") for high, low in zip(levels, levels[1:])),
+            "noise levels that do not fall": levels[0] <= self.first_sigma < math.inf
+            and all(0 <= low < high for high, low in zip(levels, levels[1:])),
             "layers that the model does not have": all(0 <= layer < self.model.layers and ordinal >= 0 for layer, ordinal in self.sites),
             "the same layer twice": len(set(self.sites)) == len(self.sites),
             "fewer steps than it has levels": len(self.sigmas) <= self.steps,
