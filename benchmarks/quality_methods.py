@@ -17,7 +17,7 @@ from .position_blocks import attend_blocks, exact_share, morton_order, routed_bl
 from .quality_cost import effective_density, position_blocks_density, sol_attn_density, with_effective_density
 
 pack.load()
-from svg_ear.nodes.options import PRESETS  # noqa: E402
+from svg_ear.nodes.patch.options import PRESETS  # noqa: E402
 
 Grid = tuple[int, int, int]
 OURS, PUBLISHED, SVG2, SVG2_COMPENSATED = "ours", "SVG-EAR as published", "SVG2", "SVG2 routing, compensated"

@@ -25,7 +25,7 @@ from .speed_rows import BRIEF_DENSITIES, DENSITIES, SKIPPABLE, Plan, Table, meas
 
 pack.load()
 from svg_ear.kernels import Settings  # noqa: E402
-from svg_ear.nodes.options import PRESETS, Options  # noqa: E402
+from svg_ear.nodes.patch.options import PRESETS, Options  # noqa: E402
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 QUICK = {"shapes": ["wan-480p"], "densities": [0.1], "rounds": 1, "milliseconds": 50.0}

@@ -7,12 +7,12 @@ from functools import partial
 from comfy_api.latest import io
 
 from ..kernels.types import BUDGETS, METHODS, PROBE_SCORES
-from .identity import require_model
-from .options import CUSTOM, PRESETS, Options
-from .override import Patch
-from .patching import patched, tell
-from .profiles import ProfileType
-from .record import ATTACHMENT
+from .calibrating.profiles import ProfileType
+from .patch.identity import require_model
+from .patch.options import CUSTOM, PRESETS, Options
+from .patch.override import Patch
+from .patch.patching import patched, tell
+from .recording.record import ATTACHMENT
 
 DEFAULTS = Options()
 

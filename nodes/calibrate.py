@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ..kernels.block_shapes import SHAPES
 from ..kernels.calibration import Calibration
-from .gathering import CALIBRATION, CalibratingPatch
-from .patching import patched, tell
+from .calibrating.gathering import CALIBRATION, CalibratingPatch
+from .patch.patching import patched, tell
 
 # Options of the input ``block_shapes``: every shape that there is, or consecutive tokens.
 BEST_SHAPES, RASTER = "best per head", "raster"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import profiles
+from .calibrating import profiles
 
 
 class SVGEARLoadCalibration(io.ComfyNode):

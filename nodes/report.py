@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .record import find_run
-from .summary import headline, report
+from .recording.record import find_run
+from .recording.summary import headline, report
 
 
 class SVGEARReport(io.ComfyNode):

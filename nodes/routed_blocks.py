@@ -6,10 +6,10 @@ import numpy
 import torch
 from comfy_api.latest import io
 
-from .figure import figure
-from .payload import payload
-from .record import find_run
-from .trace import RoutingMap
+from .recording.record import find_run
+from .recording.trace import RoutingMap
+from .showing.figure import figure
+from .showing.payload import payload
 
 AUTOMATIC = -1
 

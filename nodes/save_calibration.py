@@ -7,8 +7,8 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..kernels.calibration import Profile, write_profile
-from .gathering import find_calibration
-from .profiles import FOLDER, models_folder, path_to_write
+from .calibrating.gathering import find_calibration
+from .calibrating.profiles import FOLDER, models_folder, path_to_write
 
 
 class SVGEARSaveCalibration(io.ComfyNode):

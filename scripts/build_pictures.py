@@ -20,13 +20,13 @@ from benchmarks.demo_model.model import rotate  # noqa: E402
 
 pack.load()
 from svg_ear.kernels import ClusterState, sparse_attention  # noqa: E402
-from svg_ear.nodes.arrange import arranged  # noqa: E402
-from svg_ear.nodes.figure import figure, proportions  # noqa: E402
-from svg_ear.nodes.options import Options  # noqa: E402
-from svg_ear.nodes.palette import ERROR, EXACT, error_level, shade  # noqa: E402
-from svg_ear.nodes.reasons import DENSE_BLOCK, WARM_UP_STEP  # noqa: E402
-from svg_ear.nodes.record import Run, RunRecord  # noqa: E402
-from svg_ear.nodes.trace import Place, RoutingMap  # noqa: E402
+from svg_ear.nodes.patch.options import Options  # noqa: E402
+from svg_ear.nodes.recording.reasons import DENSE_BLOCK, WARM_UP_STEP  # noqa: E402
+from svg_ear.nodes.recording.record import Run, RunRecord  # noqa: E402
+from svg_ear.nodes.recording.trace import Place, RoutingMap  # noqa: E402
+from svg_ear.nodes.showing.arrange import arranged  # noqa: E402
+from svg_ear.nodes.showing.figure import figure, proportions  # noqa: E402
+from svg_ear.nodes.showing.palette import ERROR, EXACT, error_level, shade  # noqa: E402
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
 HELP = ROOT / "web" / "docs"

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 from harness.checkout import ROOT
-from svg_ear.nodes.reasons import REASONS
+from svg_ear.nodes.recording.reasons import REASONS
 
 LANGUAGES = ("en", "zh")
 PICTURED = ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport")

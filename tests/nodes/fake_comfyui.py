@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 
 import torch
-from svg_ear.nodes.options import Options
-from svg_ear.nodes.override import OVERRIDE, Patch
+from svg_ear.nodes.patch.options import Options
+from svg_ear.nodes.patch.override import OVERRIDE, Patch
 from torch.nn.functional import scaled_dot_product_attention
 
 HEADS, DIM = 2, 64

@@ -1,9 +1,9 @@
 """Runs and routing maps of any size without a model."""
 
 import numpy as np
-from svg_ear.nodes.reasons import DENSE_BLOCK, WARM_UP_STEP
-from svg_ear.nodes.record import RunRecord
-from svg_ear.nodes.trace import RoutingMap, TraceRecord
+from svg_ear.nodes.recording.reasons import DENSE_BLOCK, WARM_UP_STEP
+from svg_ear.nodes.recording.record import RunRecord
+from svg_ear.nodes.recording.trace import RoutingMap, TraceRecord
 
 
 def routing_map(layer=1, step=2, branch="cond", head=0, groups=12, clusters=30, grid=(3, 8, 10), seed=0):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from routing_maps import routing_map
-from svg_ear.nodes.arrange import arranged
+from svg_ear.nodes.showing.arrange import arranged
 
 
 def test_the_diagonal_is_found_again():

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from routing_maps import routing_map, run_record
-from svg_ear.nodes.figure import figure
-from svg_ear.nodes.palette import DENSITY, ERROR, EXACT, SHARE, error_level, shade
-from svg_ear.nodes.trace import TraceRecord
+from svg_ear.nodes.recording.trace import TraceRecord
+from svg_ear.nodes.showing.figure import figure
+from svg_ear.nodes.showing.palette import DENSITY, ERROR, EXACT, SHARE, error_level, shade
 
 
 def share_of_color(image, color):

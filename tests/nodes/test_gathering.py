@@ -8,10 +8,10 @@ import pytest
 import torch
 from fake_comfyui import DIM, HEADS, MODELS, Harness, dense, flow_schedule, flow_sigma, qkv
 from svg_ear.kernels.calibration import Calibration
-from svg_ear.nodes.gathering import CalibratingPatch
-from svg_ear.nodes.identity import ProfileMismatch, model_identity
-from svg_ear.nodes.options import Options
-from svg_ear.nodes.schedule import Schedule
+from svg_ear.nodes.calibrating.gathering import CalibratingPatch
+from svg_ear.nodes.patch.identity import ProfileMismatch, model_identity
+from svg_ear.nodes.patch.options import Options
+from svg_ear.nodes.patch.schedule import Schedule
 from torch.nn.functional import scaled_dot_product_attention
 
 SHAPE = (1, 16, 3, 20, 32)

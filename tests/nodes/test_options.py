@@ -1,6 +1,6 @@
 import pytest
 from svg_ear.kernels import Settings
-from svg_ear.nodes.options import PRESETS, Options
+from svg_ear.nodes.patch.options import PRESETS, Options
 
 
 def test_presets_supply_everything_but_the_density():

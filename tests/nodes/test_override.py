@@ -4,10 +4,10 @@ import pytest
 import torch
 from fake_comfyui import DIM, HEADS, Harness, dense, qkv
 from svg_ear import kernels
-from svg_ear.nodes import evaluation
-from svg_ear.nodes.override import EVALUATION, OVERRIDE
-from svg_ear.nodes.reasons import REASONS, StrictModeError
-from svg_ear.nodes.sequence import apply_mask
+from svg_ear.nodes.patch import evaluation
+from svg_ear.nodes.patch.override import EVALUATION, OVERRIDE
+from svg_ear.nodes.patch.sequence import apply_mask
+from svg_ear.nodes.recording.reasons import REASONS, StrictModeError
 
 
 def counts(record):

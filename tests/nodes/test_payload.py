@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from routing_maps import routing_map, run_record
-from svg_ear.nodes.payload import MOST_BYTES, coarser, payload
-from svg_ear.nodes.trace import TraceRecord
+from svg_ear.nodes.recording.trace import TraceRecord
+from svg_ear.nodes.showing.payload import MOST_BYTES, coarser, payload
 
 
 def unpack(packed):

@@ -1,5 +1,5 @@
-from svg_ear.nodes import reasons
-from svg_ear.nodes.reasons import REASONS, Reason, StrictModeError
+from svg_ear.nodes.recording import reasons
+from svg_ear.nodes.recording.reasons import REASONS, Reason, StrictModeError
 
 
 def test_names_are_short_and_unique():

@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from svg_ear.kernels import Statistics
-from svg_ear.nodes.reasons import DENSE_BLOCK, WARM_UP_STEP
-from svg_ear.nodes.record import KEPT_RUNS, Recorder, Run, latent_digest
-from svg_ear.nodes.trace import Place, RoutingMap, TraceRecord
+from svg_ear.nodes.recording.reasons import DENSE_BLOCK, WARM_UP_STEP
+from svg_ear.nodes.recording.record import KEPT_RUNS, Recorder, Run, latent_digest
+from svg_ear.nodes.recording.trace import Place, RoutingMap, TraceRecord
 
 
 def statistics(density):

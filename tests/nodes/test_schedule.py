@@ -1,8 +1,8 @@
 import pytest
 from fake_comfyui import flow_schedule, flow_sigma
-from svg_ear.nodes.options import Options
-from svg_ear.nodes.reasons import LAST_STEPS, OUTSIDE_WINDOW, UNKNOWN_STEP, WARM_UP_STEP
-from svg_ear.nodes.schedule import Schedule
+from svg_ear.nodes.patch.options import Options
+from svg_ear.nodes.patch.schedule import Schedule
+from svg_ear.nodes.recording.reasons import LAST_STEPS, OUTSIDE_WINDOW, UNKNOWN_STEP, WARM_UP_STEP
 
 
 def schedule(sigmas, **widgets):

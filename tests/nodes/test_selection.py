@@ -1,5 +1,5 @@
 import pytest
-from svg_ear.nodes.selection import Selection
+from svg_ear.nodes.recording.selection import Selection
 
 
 @pytest.mark.parametrize(

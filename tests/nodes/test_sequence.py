@@ -2,8 +2,8 @@ import pytest
 import torch
 from fake_comfyui import MODELS, HunyuanVideo, WanModel
 from svg_ear.kernels import SequenceLayout
-from svg_ear.nodes.reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS
-from svg_ear.nodes.sequence import apply_mask, find_architecture, video_grid
+from svg_ear.nodes.patch.sequence import apply_mask, find_architecture, video_grid
+from svg_ear.nodes.recording.reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS
 
 TEXT_FIRST = SequenceLayout(range(6, 10), (range(6),))
 

@@ -1,6 +1,6 @@
 import torch
 from svg_ear.kernels import SequenceLayout, sparse_attention
-from svg_ear.nodes.state import StateKey, StateStore
+from svg_ear.nodes.patch.state import StateKey, StateStore
 
 
 def key(**changes):

@@ -1,6 +1,6 @@
-from svg_ear.nodes.reasons import CROSS_ATTENTION, SHORT_SEQUENCE, UNKNOWN_ARCHITECTURE, WARM_UP_STEP
-from svg_ear.nodes.record import RunRecord
-from svg_ear.nodes.summary import headline, report
+from svg_ear.nodes.recording.reasons import CROSS_ATTENTION, SHORT_SEQUENCE, UNKNOWN_ARCHITECTURE, WARM_UP_STEP
+from svg_ear.nodes.recording.record import RunRecord
+from svg_ear.nodes.recording.summary import headline, report
 
 
 def record(sparse_calls=0, dense_calls=None, **changes):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from fake_comfyui import HEADS, Harness, qkv
-from svg_ear.nodes.routed import CODES, error_of_code
-from svg_ear.nodes.selection import Selection
-from svg_ear.nodes.trace import MapChoice, Place
+from svg_ear.nodes.recording.routed import CODES, error_of_code
+from svg_ear.nodes.recording.selection import Selection
+from svg_ear.nodes.recording.trace import MapChoice, Place
 
 BLOCKS = 4
 STEPS = 5
@@ -83,7 +83,9 @@ def test_nothing_is_recorded_where_nothing_may_be_kept():
 
 
 def test_the_limit_leaves_maps_out(monkeypatch):
-    monkeypatch.setattr("svg_ear.nodes.options.Options.recorded", lambda options: MapChoice(None, None, None, options.dense_layers(), 1000))
+    monkeypatch.setattr(
+        "svg_ear.nodes.patch.options.Options.recorded", lambda options: MapChoice(None, None, None, options.dense_layers(), 1000)
+    )
     trace = played_run().trace
     assert 0 < trace.nbytes() <= 1000 and trace.maps_left_out + len(trace.maps) == 3 * 3 * HEADS
 

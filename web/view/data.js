@@ -1,4 +1,4 @@
-// The data of SVG-EAR Routed Blocks, as nodes/payload.py writes it.
+// The data of SVG-EAR Routed Blocks, as nodes/showing/payload.py writes it.
 export const VERSION = 1;
 const ARRAYS = { 8: Uint8Array, 16: Uint16Array, 32: Uint32Array };
 const NOTHING = 255;

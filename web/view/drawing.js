@@ -18,7 +18,7 @@ const THEMES = {
   },
 };
 const SHARE = [[0, 32, 77], [65, 77, 107], [124, 123, 120], [187, 172, 104], [255, 234, 70]];
-// The range of block errors that colours tell apart, as in nodes/palette.py.
+// The range of block errors that colours tell apart, as in nodes/showing/palette.py.
 const ERROR_RANGE = [1e-4, 0.3];
 
 /** Colours that suit the background that an element has. */

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernels.calibration import ModelIdentity, Profile
+from ...kernels.calibration import ModelIdentity, Profile
 from .sequence import find_architecture
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels import RoutedHeads
+from ...kernels import RoutedHeads
 
 # Errors are kept as one byte each, on a logarithmic scale from 10 ** LOWEST to 10 ** HIGHEST; 0 is "none or less".
 LOWEST, HIGHEST = -6.0, 1.0

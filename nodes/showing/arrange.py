@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy
 
-from .trace import RoutingMap
+from ..recording.trace import RoutingMap
 
 
 def arranged(recorded: RoutingMap) -> RoutingMap:

@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..kernels.calibration import Profile, ProfileError, read_profile
+from ...kernels.calibration import Profile, ProfileError, read_profile
 
 FOLDER = "svg_ear"
 ENDING = ".safetensors"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from ..kernels import Settings
-from ..kernels.types import CALIBRATED
-from .selection import AUTOMATIC as EVENLY
-from .selection import Selection
-from .trace import MapChoice
+from ...kernels import Settings
+from ...kernels.types import CALIBRATED
+from ..recording.selection import AUTOMATIC as EVENLY
+from ..recording.selection import Selection
+from ..recording.trace import MapChoice
 
 PRESETS = {
     "quality": Settings(density=0.2),

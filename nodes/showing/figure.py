@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy
 from PIL import Image
 
+from ..recording.record import RunRecord
+from ..recording.trace import RoutingMap
 from .arrange import arranged
 from .canvas import UNITS, Canvas
 from .palette import DENSE, DENSITY, ERROR, ERROR_RANGE, EXACT, FAINT, INK, LINE, PAPER, SHARE, error_level, shade
-from .record import RunRecord
-from .trace import RoutingMap
 
 MARGIN = 50
 PLOT_TOP = 178

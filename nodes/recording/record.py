@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..kernels import StageTimer, Statistics
+from ...kernels import StageTimer, Statistics
 from .reasons import Reason
 from .trace import MapChoice, Place, Trace, TraceRecord
 

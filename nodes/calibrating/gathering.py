@@ -8,16 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..kernels.calibration import Calibration, CalibrationRun, ModelIdentity, Profile
-from .call import AttentionCall
-from .evaluation import Evaluation
-from .identity import model_identity
-from .options import Options
-from .override import Patch
-from .reasons import Reason
-from .record import Run
-from .schedule import Schedule
-from .state import StateKey
+from ...kernels.calibration import Calibration, CalibrationRun, ModelIdentity, Profile
+from ..patch.call import AttentionCall
+from ..patch.evaluation import Evaluation
+from ..patch.identity import model_identity
+from ..patch.options import Options
+from ..patch.override import Patch
+from ..patch.schedule import Schedule
+from ..patch.state import StateKey
+from ..recording.reasons import Reason
+from ..recording.record import Run
 
 # Attachment of a patched MODEL under which its CalibratingPatch is found.
 CALIBRATION = "svg_ear_calibration"

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy
 
+from ..recording.record import RunRecord
+from ..recording.routed import CODES, HIGHEST, LOWEST
+from ..recording.summary import headline, report
+from ..recording.trace import RoutingMap
 from .arrange import arranged
 from .palette import ERROR_RANGE
-from .record import RunRecord
-from .routed import CODES, HIGHEST, LOWEST
-from .summary import headline, report
-from .trace import RoutingMap
 
 VERSION = 1
 MOST_BYTES = 1_900_000

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..kernels import SequenceLayout
-from .reasons import Reason
+from ...kernels import SequenceLayout
+from ..recording.reasons import Reason
+from ..recording.trace import Place
 from .sequence import Architecture, apply_mask
-from .trace import Place
 
 # What ComfyUI means by the numbers of ``cond_or_uncond``.
 BRANCHES = {0: "cond", 1: "uncond"}

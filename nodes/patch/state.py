@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels import ClusterState, SequenceLayout
+from ...kernels import ClusterState, SequenceLayout
 
 # More than the clusters of one evaluation of a 14B model at 720p with guidance, about 1.6 GB.
 KEPT_BYTES = 4 * 2**30

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels import SequenceLayout
-from .reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS, Reason
+from ...kernels import SequenceLayout
+from ..recording.reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS, Reason
 
 # Masks written as additive terms hide with minus infinity or the lowest number of their type.
 HIDDEN = -1e4

@@ -9,19 +9,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import kernels
-from ..kernels.calibration import Profile
-from . import reasons
+from ... import kernels
+from ...kernels.calibration import Profile
+from ..recording import reasons
+from ..recording.reasons import Reason, StrictModeError
+from ..recording.record import Recorder, Run
+from ..recording.summary import UNRELATED, headline
 from .call import AttentionCall
 from .evaluation import Block, Evaluation
 from .identity import require_grid, require_model
 from .options import Options
-from .reasons import Reason, StrictModeError
-from .record import Recorder, Run
 from .schedule import Schedule
 from .sequence import find_architecture, video_grid
 from .state import StateKey, StateStore
-from .summary import UNRELATED, headline
 
 logger = logging.getLogger("svg_ear")
 

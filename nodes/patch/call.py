@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .. import kernels
-from . import reasons
-from .reasons import Reason
+from ... import kernels
+from ..recording import reasons
+from ..recording.reasons import Reason
 
 HEAD_DIMS = (64, 128)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from ..kernels import RoutedHeads, Statistics
+from ...kernels import RoutedHeads, Statistics
 from .reasons import Reason
 from .routed import HeadRouting, error_of_code, head_routing
 from .selection import Selection

@@ -1,0 +1,1 @@
+"""What a calibrating run gathers, and the files that it is kept in."""
