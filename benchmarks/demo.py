@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from . import results
-from .clip_metrics import psnr
 from .demo_model import sample
 from .host import AttentionHost, PackAttention, RoutedHeads, Settings
+from .quality.metrics import psnr
 
 SVG_EAR = Settings(density=0.1)
 PUBLISHED = replace(SVG_EAR, weighted_centroids=False, key_metric=False, kmeans_candidates=0)
@@ -161,7 +161,7 @@ def table(clips: dict[str, Clip]) -> str:
 
 def main() -> int:
     """Run the demo; 1 when SVG-EAR is not closer to dense than SVG2."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=tuple(SCALES))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("demo_output"))

@@ -7,10 +7,13 @@ import torch
 from svg_ear.kernels import BlockRouting
 from svg_ear.kernels.calibration import read_profile
 
-from benchmarks import calibrate, quality, results
-from benchmarks.calibration_methods import blocks_cost, computed_shares
+from benchmarks import results
+from benchmarks.calibration import bench as calibrate
+from benchmarks.calibration.methods import computed_shares
 from benchmarks.position_blocks import best_blocks
-from benchmarks.quality_methods import Scale
+from benchmarks.quality import bench as quality
+from benchmarks.quality.calibrated import blocks_cost
+from benchmarks.quality.methods import Scale
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import Settings, sparse_attention
 
-from benchmarks import quality, results
-from benchmarks.clip_metrics import flicker_psnr, gradient_deviation, psnr, ssim
+from benchmarks import results
 from benchmarks.position_blocks import attend_blocks, exact_share, morton_order, routed_blocks
-from benchmarks.quality_bound import sides
-from benchmarks.quality_cost import effective_density, with_effective_density
-from benchmarks.quality_methods import FULL_SIZE, OURS, PUBLISHED, SOL, CountedBlocks, Scale, sol_setting, standard_methods
-from benchmarks.quality_rows import bars, summarize
+from benchmarks.quality import bench as quality
+from benchmarks.quality.bound import sides
+from benchmarks.quality.cost import effective_density, with_effective_density
+from benchmarks.quality.methods import FULL_SIZE, OURS, PUBLISHED, SOL, CountedBlocks, Scale, sol_setting, standard_methods
+from benchmarks.quality.metrics import flicker_psnr, gradient_deviation, psnr, ssim
+from benchmarks.quality.rows import bars, summarize
 
 TOKENS = 32_760
 

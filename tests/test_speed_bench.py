@@ -11,9 +11,13 @@ from svg_ear.kernels import ClusterState, RoutedHeads, Settings, sparse_attentio
 from svg_ear.kernels.calibration import Profile
 from svg_ear.kernels.tuning import Tiles
 
-from benchmarks import results, speed, speed_compile, speed_methods, speed_rows
-from benchmarks.speed_bars import bars, break_even
-from benchmarks.speed_calibrated import (
+from benchmarks import results
+from benchmarks.speed import bench as speed
+from benchmarks.speed import compilation
+from benchmarks.speed import methods as speed_methods
+from benchmarks.speed import rows as speed_rows
+from benchmarks.speed.bars import bars, break_even
+from benchmarks.speed.calibrated import (
     CALIBRATED,
     COMPENSATED,
     SIGMA,
@@ -21,10 +25,10 @@ from benchmarks.speed_calibrated import (
     calibrated_methods,
     profile_of,
 )
-from benchmarks.speed_inputs import DRIFT, HEAD_DIM, KINDS, SHAPES, SWEEP, Shape, make_inputs
-from benchmarks.speed_methods import BASELINE, OURS, Method, SparseCalls, sol_name
-from benchmarks.speed_pairs import GRANULE, Pairs, routed_pairs, sol_attn_share
-from benchmarks.speed_plot import draw
+from benchmarks.speed.inputs import DRIFT, HEAD_DIM, KINDS, SHAPES, SWEEP, Shape, make_inputs
+from benchmarks.speed.methods import BASELINE, OURS, Method, SparseCalls, sol_name
+from benchmarks.speed.pairs import GRANULE, Pairs, routed_pairs, sol_attn_share
+from benchmarks.speed.plot import draw
 
 CPU = torch.device("cpu")
 ONE_SHAPE = (Tiles(64, 128, 8, 3),)
@@ -319,12 +323,12 @@ def missing(name):
 def test_the_first_call_and_other_lengths_are_timed(monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", "")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(speed_compile, "OTHER_GRIDS", ((3, 5, 7),))
-    rows = speed_compile.measure_compilation(SMALL, Settings(), "structured", CPU, lambda text: None)
+    monkeypatch.setattr(compilation, "OTHER_GRIDS", ((3, 5, 7),))
+    rows = compilation.measure_compilation(SMALL, Settings(), "structured", CPU, lambda text: None)
     assert [row["tokens"] for row in rows] == [360, 105] and all(float(row["first_call_s"]) > 0 for row in rows)
-    assert [bar.passed for bar in speed_compile.compilation_bars(rows)] == [True, True]
+    assert [bar.passed for bar in compilation.compilation_bars(rows)] == [True, True]
     rows[1]["kernels_specialised"] = 2
-    assert speed_compile.compilation_bars(rows)[1].passed is False
+    assert compilation.compilation_bars(rows)[1].passed is False
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this is about machines without a GPU")

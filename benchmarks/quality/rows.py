@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from .quality_methods import CORE_AUG, CORE_TAU, OUR_KMEANS, OURS, PUBLISHED, SOL
+from .methods import CORE_AUG, CORE_TAU, OUR_KMEANS, OURS, PUBLISHED, SOL
 
 KEY = ("part", "grid", "steps", "guidance", "method", "setting")
 # dB that ours has to be above the published routing at the same effective density, and above sol_attn with ComfyUI's defaults.

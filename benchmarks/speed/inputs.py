@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from . import pack
+from .. import pack
 
 pack.load()
 from svg_ear.kernels import SequenceLayout  # noqa: E402

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import results
-from .calibration_methods import calibrated_methods
-from .demo_model import sample
-from .quality_bound import BoundedPack
-from .quality_methods import (
+from .. import pack, results
+from ..demo_model import sample
+from .bound import BoundedPack
+from .calibrated import calibrated_methods
+from .methods import (
     CORE_AUG,
     CORE_TAU,
     OURS,
@@ -38,10 +38,10 @@ from .quality_methods import (
     standard_methods,
     warm_up_methods,
 )
-from .quality_rows import KEY, bars, markdown, summarize, table
-from .quality_run import Clip, errors_by_layer, figures, generate
+from .rows import KEY, bars, markdown, summarize, table
+from .run import Clip, errors_by_layer, figures, generate
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = pack.ROOT / "docs"
 SCALES = {"cpu": Scale(sample.SMALL_GRID, 6, 1.0, 2), "cuda": Scale(sample.LARGE_GRID, 20, 1.0, 4)}
 QUICK_SCALE = Scale((5, 10, 16), 3, 1.0, 1)
 FEW_STEPS = 8
@@ -161,7 +161,9 @@ def bound_table(rows: Sequence[dict]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=tuple(SCALES))
     add("--seeds", nargs="+", type=int, metavar="SEED", help="clips (default: 1 on a CPU, 1 to 4 on a GPU)")
@@ -213,14 +215,10 @@ def report(rows: Sequence[dict], stem: Path) -> int:
     tables.write_text(markdown(rows, summaries, verdicts), encoding="utf-8")
     written = [tables]
     try:
-        from .quality_plot import draw
+        from .plot import draw
     except ImportError as error:
         print(f"THE PICTURE IS LEFT OUT: {error}; pip install -r requirements-bench.txt")
     else:
         written += draw(summaries, stem)
     print(f"written: {', '.join(map(str, written))}")
     return 1 if any(bar.passed is False for bar in verdicts) else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

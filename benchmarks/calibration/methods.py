@@ -1,19 +1,17 @@
-"""Attention as a calibration says, and what chooses as many blocks online, for the demo model."""
+"""Calibrating the demo model, and what chooses as many blocks online as a calibration has."""
 
 from __future__ import annotations
-
-from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from . import pack
-from .demo_model import sample
-from .host import AttentionHost, Settings, sparse_attention
-from .position_blocks import attend_blocks, best_blocks, block_sizes, exact_share
-from .quality_cost import position_blocks_density
-from .quality_methods import CountedAttention, Method, Scale
+from .. import pack
+from ..demo_model import sample
+from ..host import AttentionHost
+from ..position_blocks import attend_blocks, best_blocks, block_sizes, exact_share
+from ..quality.calibrated import CalibratedAttention
+from ..quality.cost import position_blocks_density
+from ..quality.methods import Scale
 
 pack.load()
 from svg_ear.kernels import BlockRouting, SequenceLayout  # noqa: E402
@@ -24,29 +22,20 @@ from svg_ear.kernels.calibration import (  # noqa: E402
     CalibrationRun,
     ModelIdentity,
     Profile,
-    read_profile,
     write_profile,
 )
 
 __all__ = [
-    "CALIBRATED",
-    "COMPENSATED",
-    "PLAIN_MEANS",
     "SHAPES",
-    "CalibratedAttention",
     "CalibratingHost",
     "Calibration",
     "MatchedRaster",
     "OnlineBlocks",
     "Profile",
-    "calibrated_methods",
     "identity",
     "start_run",
     "write_profile",
 ]
-
-CALIBRATED, COMPENSATED = Settings(method="calibrated", compensate=False), Settings(method="calibrated")
-PLAIN_MEANS = Settings(method="calibrated", weighted_centroids=False)
 
 
 class CalibratingHost(AttentionHost):
@@ -83,50 +72,12 @@ def identity(transformer) -> ModelIdentity:
     return ModelIdentity("WanModel", attention.num_layers, attention.num_attention_heads, attention.attention_head_dim, shape)
 
 
-class CalibratedAttention(CountedAttention):
-    """The blocks of a profile.
-
-    Args:
-        profile: what to compute.
-        settings: whether and how the rest is compensated.
-        steps: of the sampler.
-    """
-
-    def __init__(self, profile: Profile, settings: Settings, steps: int):
-        super().__init__()
-        self._profile, self._settings, self._sigmas = profile, settings, sample.sigmas(steps).tolist()
-
-    def __call__(self, layer: int, step: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        blocks = self._blocks(layer, step, query, key)
-        result = sparse_attention(query, key, value, self._settings, blocks=blocks)
-        exact = result.statistics.density.mean().item()
-        self.spent.append((exact, exact + blocks_cost(self._settings)))
-        return result.output
-
-    def _blocks(self, layer: int, step: int, query: Tensor, key: Tensor) -> BlockRouting:
-        return self._profile.routing((layer, 0), self._sigmas[step], query.device)
-
-
-def blocks_cost(settings: Settings) -> float:
-    """What a call costs beside its exact pairs, as a share of all pairs: a centroid in each block, and the probe that weights it."""
-    return 0.0 if not settings.compensates else (2 if settings.weights_centroids else 1.5) / BLOCK
-
-
 def computed_shares(blocks: BlockRouting, tokens: int) -> Tensor:
     """float64 ``[H]``: the share of the pairs of each head that ``blocks`` computes."""
     sizes = block_sizes(tokens, blocks.exact.device, blocks.size).double()
     rows = (blocks.exact * sizes).sum(-1) * sizes
     rows[list(blocks.repeating)] *= torch.arange(len(sizes), device=sizes.device) % ANCHOR_EVERY == 0
     return rows.sum(-1) / tokens**2
-
-
-def calibrated_methods(path: Path, scale: Scale) -> list[Method]:
-    """The profile of ``path`` followed, with and without compensation; ValueError for one of another size."""
-    profile = read_profile(path)
-    if profile.grid != scale.grid:
-        raise ValueError(f"{path} was calibrated for {profile.grid} tokens, and clips have {scale.grid}; calibrate at that size")
-    followed = (("calibrated", CALIBRATED), ("calibrated, compensated", COMPENSATED))
-    return [Method(name, "", partial(CalibratedAttention, profile, settings, scale.steps)) for name, settings in followed]
 
 
 class OnlineBlocks(CalibratedAttention):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from . import pack
-from .speed_inputs import HEAD_DIM, Inputs, Shape
-from .speed_methods import Method, Settings, our_method
+from .. import pack
+from .inputs import HEAD_DIM, Inputs, Shape
+from .methods import Method, Settings, our_method
 
 pack.load()
 from svg_ear.kernels.calibration import Calibration, ModelIdentity, Profile  # noqa: E402

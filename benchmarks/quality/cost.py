@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import pack
-from .position_blocks import BLOCK
+from .. import pack
+from ..position_blocks import BLOCK
 
 pack.load()
 from svg_ear.kernels import Settings  # noqa: E402

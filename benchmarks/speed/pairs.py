@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from . import pack
-from .position_blocks import routed_blocks
-from .speed_inputs import HEAD_DIM
+from .. import pack
+from ..position_blocks import routed_blocks
+from .inputs import HEAD_DIM
 
 pack.load()
 from svg_ear.kernels import RoutedHeads  # noqa: E402

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .host import PackAttention, RoutedHeads, Settings
-from .quality_methods import CountedAttention
+from ..host import PackAttention, RoutedHeads, Settings
+from .methods import CountedAttention
 
 # Queries of a head on which softmax weights are compared.
 SAMPLES = 512

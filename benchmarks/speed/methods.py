@@ -13,10 +13,10 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_fla
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from . import pack
-from .position_blocks import BLOCK
-from .speed_inputs import Inputs, Shape
-from .speed_pairs import Pairs, routed_pairs, sol_attn_share
+from .. import pack
+from ..position_blocks import BLOCK
+from .inputs import Inputs, Shape
+from .pairs import Pairs, routed_pairs, sol_attn_share
 
 pack.load()
 from svg_ear.kernels import BlockRouting, ClusterState, Settings, StageTimer, sparse_attention  # noqa: E402

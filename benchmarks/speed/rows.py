@@ -9,12 +9,12 @@ from statistics import median
 
 import torch
 
-from . import results
-from .speed_bars import REFERENCE
-from .speed_calibrated import CALIBRATED, calibrated_methods
-from .speed_inputs import SWEEP, Inputs, Shape, make_inputs
-from .speed_measure import extra_memory, host_synchronisation, interleaved, relative_error
-from .speed_methods import (
+from .. import results
+from .bars import REFERENCE
+from .calibrated import CALIBRATED, calibrated_methods
+from .inputs import SWEEP, Inputs, Shape, make_inputs
+from .measure import extra_memory, host_synchronisation, interleaved, relative_error
+from .methods import (
     BASELINE,
     FLASH,
     OURS,
@@ -27,7 +27,7 @@ from .speed_methods import (
     kitchen_methods,
     our_method,
 )
-from .speed_pairs import FLOP_PER_PAIR
+from .pairs import FLOP_PER_PAIR
 
 DENSITIES = (0.1, 0.05, 0.2, 0.03, 0.3)
 # Those of the presets that most people run.

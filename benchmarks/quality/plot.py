@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import plot
-from .quality_methods import MORTON, OURS, PUBLISHED, RASTER, SOL, SVG2, SVG2_COMPENSATED
-from .quality_rows import Summary
+from .. import plot
+from .methods import MORTON, OURS, PUBLISHED, RASTER, SOL, SVG2, SVG2_COMPENSATED
+from .rows import Summary
 
 # Method, colour and marker, in the order of the legend.
 SERIES = {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .clip_metrics import flicker_psnr, gradient_deviation, psnr, ssim
-from .demo_model import sample
-from .host import AttentionHost
-from .quality_methods import Method, Scale
+from ..demo_model import sample
+from ..host import AttentionHost
+from .methods import Method, Scale
+from .metrics import flicker_psnr, gradient_deviation, psnr, ssim
 
 DENSE_BLOCKS = (0,)
 

@@ -11,10 +11,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from . import pack
-from .host import Attention, PackAttention, Settings
-from .position_blocks import attend_blocks, exact_share, morton_order, routed_blocks
-from .quality_cost import effective_density, position_blocks_density, sol_attn_density, with_effective_density
+from .. import pack
+from ..host import Attention, PackAttention, Settings
+from ..position_blocks import attend_blocks, exact_share, morton_order, routed_blocks
+from .cost import effective_density, position_blocks_density, sol_attn_density, with_effective_density
 
 pack.load()
 from svg_ear.nodes.patch.options import PRESETS  # noqa: E402

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import plot
-from .speed_bars import DRAWN, Row, number
-from .speed_inputs import MODELS, SWEEP
-from .speed_methods import BASELINE, FLASH, INT8, OURS, sol_name
+from .. import plot
+from .bars import DRAWN, Row, number
+from .inputs import MODELS, SWEEP
+from .methods import BASELINE, FLASH, INT8, OURS, sol_name
 
 MODEL_LABELS = {
     "wan-720p": "Wan 14B 720p\n75,600 tokens",

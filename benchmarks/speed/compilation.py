@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import torch
 
-from .speed_bars import FIRST_CALL_SECONDS, Bar
-from .speed_inputs import Shape, make_inputs
-from .speed_measure import compilations
-from .speed_methods import Settings, SparseCalls
+from .bars import FIRST_CALL_SECONDS, Bar
+from .inputs import Shape, make_inputs
+from .measure import compilations
+from .methods import Settings, SparseCalls
 
 # Video grids of the same model: shorter, longer, and one whose length is odd.
 OTHER_GRIDS = ((21, 30, 52), (25, 45, 80), (13, 33, 43))

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import torch
 
-from . import pack, results
-from .speed_bars import DRAWN, REFERENCE, Bar, bars, break_even
-from .speed_compile import compilation_bars, measure_compilation
-from .speed_inputs import KINDS, MODELS, SHAPES, SWEEP
-from .speed_rows import BRIEF_DENSITIES, DENSITIES, SKIPPABLE, Plan, Table, measure
+from .. import pack, results
+from .bars import DRAWN, REFERENCE, Bar, bars, break_even
+from .compilation import compilation_bars, measure_compilation
+from .inputs import KINDS, MODELS, SHAPES, SWEEP
+from .rows import BRIEF_DENSITIES, DENSITIES, SKIPPABLE, Plan, Table, measure
 
 pack.load()
 from svg_ear.kernels import Settings  # noqa: E402
 from svg_ear.nodes.patch.options import PRESETS, Options  # noqa: E402
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = pack.ROOT / "docs"
 QUICK = {"shapes": ["wan-480p"], "densities": [0.1], "rounds": 1, "milliseconds": 50.0}
 
 
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     groups = {"models": MODELS, "sweep": SWEEP}
     known = (*groups, *SHAPES)
     add = parser.add_argument
@@ -106,14 +108,14 @@ def setting(text: str) -> tuple[str, object]:
     name, _, value = text.partition("=")
     default = getattr(Settings(), name, None)
     if not isinstance(default, (bool, int, float, str)):
-        raise argparse.ArgumentTypeError(f"{name!r} is no setting; see kernels/types.py")
+        raise argparse.ArgumentTypeError(f"{name!r} is no setting; see kernels/settings.py")
     return name, value == "True" if isinstance(default, bool) else type(default)(value)
 
 
 def plot(rows: Sequence[dict], folder: Path) -> None:
     """Draw the picture; say so when matplotlib is missing."""
     try:
-        from .speed_plot import draw
+        from .plot import draw
     except ImportError as error:
         say(f"THE PICTURE IS LEFT OUT: {error}; pip install -r requirements-bench.txt")
         return
@@ -125,7 +127,3 @@ def report(verdicts: Sequence[Bar]) -> int:
     for bar in verdicts:
         say(str(bar))
     return 1 if any(bar.passed is False for bar in verdicts) else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

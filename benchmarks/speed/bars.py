@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .speed_inputs import SWEEP
-from .speed_methods import BASELINE, OURS, sol_name
+from .inputs import SWEEP
+from .methods import BASELINE, OURS, sol_name
 
 Row = Mapping[str, object]
 

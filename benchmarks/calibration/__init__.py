@@ -1,0 +1,1 @@
+"""What a calibration of the demo model is worth."""

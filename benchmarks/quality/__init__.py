@@ -1,0 +1,1 @@
+"""How close clips are to dense ones, beside other methods."""

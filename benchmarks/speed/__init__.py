@@ -1,0 +1,1 @@
+"""How long one attention call takes, beside other methods."""
