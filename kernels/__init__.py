@@ -2,8 +2,10 @@
 
 from .device import unavailable_reason
 from .pipeline import sparse_attention
+from .settings import BlockRouting, SequenceLayout, Settings
+from .state import ClusterState
 from .timing import StageTimer
-from .types import AttentionResult, BlockRouting, ClusterState, RoutedHeads, SequenceLayout, Settings, Statistics
+from .types import AttentionResult, RoutedHeads, Statistics
 
 __all__ = [
     "AttentionResult",

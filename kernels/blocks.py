@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .types import BlockRouting, Clusters
+from .settings import BlockRouting
+from .types import Clusters
 
 # Tokens of a block (CalibAtt, arXiv 2603.05503).
 BLOCK = 128

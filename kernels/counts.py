@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .types import Settings
+from .settings import Settings
 
 # Automatic counts: (groups, fewest tokens a group, most tokens a group). A scene has its number of topics whatever its
 # resolution, so the count stays while the size of a group is within the limits.

@@ -9,17 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .types import (
-    Clusters,
-    Conditioning,
-    KeptClusters,
-    Probe,
-    Routing,
-    SequenceLayout,
-    Settings,
-    SortedKeys,
-    Summaries,
-)
+from .settings import SequenceLayout, Settings
+from .state import KeptClusters
+from .types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
 
 
 def cluster(

@@ -6,7 +6,7 @@ from functools import partial
 
 from comfy_api.latest import io
 
-from ..kernels.types import BUDGETS, METHODS, PROBE_SCORES
+from ..kernels.settings import BUDGETS, METHODS, PROBE_SCORES
 from .calibrating.profiles import ProfileType
 from .patch.identity import require_model
 from .patch.options import CUSTOM, PRESETS, Options

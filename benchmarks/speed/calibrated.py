@@ -12,7 +12,7 @@ from .methods import Method, Settings, our_method
 
 pack.load()
 from svg_ear.kernels.calibration import Calibration, ModelIdentity, Profile  # noqa: E402
-from svg_ear.kernels.types import CALIBRATED  # noqa: E402
+from svg_ear.kernels.settings import CALIBRATED  # noqa: E402
 
 COMPENSATED = f"{CALIBRATED}, compensated"
 # The one attention call, and the noise level of the one step, of a profile.

@@ -12,11 +12,12 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..arguments import stages_for
 from ..block_shapes import SHAPES, block_orders
 from ..blocks import BLOCK, block_count
-from ..pipeline import conditioning_of, stages_for
+from ..settings import SequenceLayout
+from ..surroundings import conditioning_of
 from ..torch_stages.cluster import gather_rows
-from ..types import SequenceLayout
 from .bits import pack
 from .budgets import Budget, Density, Thresholds
 from .profile import ModelIdentity, Profile

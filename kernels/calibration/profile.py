@@ -11,7 +11,7 @@ import torch
 
 from ..block_shapes import SHAPES, block_table
 from ..blocks import ANCHOR_EVERY, block_count
-from ..types import BlockRouting
+from ..settings import BlockRouting
 from .bits import popcount, unpack
 from .budgets import Budget
 from .sharing import merge_masks

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..types import Clusters, Conditioning, Probe, Routing, Settings, SortedKeys, Summaries
+from ..settings import Settings
+from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
 from .chunks import row_slices
 from .cluster import segment_sum
 from .probe import scaled_logits

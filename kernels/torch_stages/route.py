@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..numerics import inverse_or_zero
-from ..types import Clusters, Probe, Routing, Settings
+from ..settings import Settings
+from ..types import Clusters, Probe, Routing
 from .chunks import row_slices
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..counts import cluster_counts
 from ..numerics import compute_dtype
-from ..types import Settings
+from ..settings import Settings
 
 
 def working_bytes(q: Tensor, tokens: int, settings: Settings) -> int:

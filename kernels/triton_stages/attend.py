@@ -8,8 +8,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..numerics import LOG2_E
+from ..settings import Settings
 from ..tuning import attend_tiles
-from ..types import Clusters, Conditioning, Probe, Routing, Settings, SortedKeys, Summaries
+from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
 from .route import GRANULE
 from .softmax import TO_BASE_2, softmax_step
 from .tiles import cut, cut_in_two

@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..settings import Settings
 from ..torch_stages.route import priorities_and_budgets
-from ..types import Clusters, ExactRows, Probe, Routing, Settings
+from ..types import Clusters, ExactRows, Probe, Routing
 
 # Rows of one entry of the list. Smaller granules waste less at the ends of runs and cost more index loads.
 GRANULE = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..counts import cluster_counts
-from ..types import Settings
+from ..settings import Settings
 from .route import most_entries
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from ...kernels import Settings
-from ...kernels.types import CALIBRATED
+from ...kernels.settings import CALIBRATED
 from ..recording.selection import AUTOMATIC as EVENLY
 from ..recording.selection import Selection
 from ..recording.trace import MapChoice

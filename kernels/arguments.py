@@ -1,0 +1,86 @@
+"""What a call is handed, checked and completed before any stage runs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import replace
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .blocks import block_count
+from .device import unavailable_reason
+from .settings import CALIBRATED, BlockRouting, SequenceLayout, Settings
+
+IMPLEMENTATIONS = ("torch", "triton")
+# Bytes. Chunks of fewer heads would leave a short sequence waiting for launches.
+LEAST_GPU_MEMORY = 512 * 2**20
+
+
+def stages_for(q: Tensor, implementation: str | None) -> ModuleType:
+    """The package whose functions compute the stages."""
+    implementation = implementation or ("torch" if q.device.type == "cpu" else "triton")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+    if implementation == "triton":
+        if q.dtype == torch.float64:
+            raise ValueError("q, k, v are float64, which the Triton kernels do not compute; pass implementation='torch'")
+        reason = unavailable_reason(q.device)
+        if reason is not None:
+            raise RuntimeError(f"the Triton kernels cannot run: {reason}")
+    return importlib.import_module(f".{implementation}_stages", __package__)
+
+
+def layouts_of(q: Tensor, layouts: SequenceLayout | Sequence[SequenceLayout] | None) -> list[SequenceLayout]:
+    """One layout for each batch item; None routes all tokens."""
+    if layouts is None:
+        layouts = SequenceLayout(range(q.shape[2]))
+    return [layouts] * q.shape[0] if isinstance(layouts, SequenceLayout) else list(layouts)
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]) -> None:
+    """Raise ValueError unless shapes, dtypes, devices and layouts fit together."""
+    if q.dim() != 4 or not q.shape == k.shape == v.shape:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (q, k, v))
+        raise ValueError(f"q, k, v have shapes {shapes}; self-attention needs three equal [B, H, L, D]")
+    if not (q.dtype == k.dtype == v.dtype and q.is_floating_point() and q.device == k.device == v.device):
+        kinds = ", ".join(f"{tensor.dtype} on {tensor.device}" for tensor in (q, k, v))
+        raise ValueError(f"q, k, v are {kinds}; they need one floating dtype on one device")
+    if len(layouts) != q.shape[0]:
+        raise ValueError(f"{len(layouts)} layouts for {q.shape[0]} batch items; pass one for all or one each")
+    for layout in layouts:
+        last = max(span.stop for span in (layout.video, *layout.conditioning))
+        if last > q.shape[2]:
+            raise ValueError(f"{layout} reaches position {last}, but the sequence has {q.shape[2]} tokens")
+    if len({len(layout.video) for layout in layouts}) > 1:
+        raise ValueError(f"batch items differ in their number of video tokens: {layouts}; split the batch")
+
+
+def settings_for(q: Tensor, settings: Settings, layouts: list[SequenceLayout], blocks: BlockRouting | None) -> Settings:
+    """The settings with the counts of ``blocks``, which have to fit the call."""
+    if (settings.method == CALIBRATED) != (blocks is not None):
+        given = "no blocks" if blocks is None else "blocks"
+        raise ValueError(f"method is {settings.method!r} and {given} are given; pass blocks with method {CALIBRATED!r} and with no other")
+    if blocks is None:
+        return settings
+    count = block_count(len(layouts[0].video), blocks.size)
+    if tuple(blocks.exact.shape) != (q.shape[1], count, count) or blocks.exact.device != q.device:
+        raise ValueError(
+            f"exact blocks are {tuple(blocks.exact.shape)} on {blocks.exact.device}; {q.shape[1]} heads and {len(layouts[0].video)} video "
+            f"tokens in blocks of {blocks.size} need {(q.shape[1], count, count)} on {q.device}"
+        )
+    labels, needed = blocks.labels, (q.shape[1], len(layouts[0].video))
+    if labels is not None and (tuple(labels.shape) != needed or labels.device != q.device):
+        raise ValueError(f"labels of blocks are {tuple(labels.shape)} on {labels.device}; this call needs {needed} on {q.device}")
+    return replace(settings, query_clusters=count, key_clusters=count)
+
+
+def heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None, stages: ModuleType) -> int:
+    """Heads of one chunk: as many as ``memory_limit`` bytes allow, in chunks of about one size."""
+    heads = q.shape[1]
+    if memory_limit is None:
+        memory_limit = max(9 * q.nbytes // 4, LEAST_GPU_MEMORY if q.is_cuda else 0)
+    most = max(1, min(heads, memory_limit // stages.working_bytes(q, tokens, settings)))
+    return -(-heads // -(-heads // most))

@@ -1,0 +1,67 @@
+"""Query groups and key clusters of a call, from those of the call before."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .blocks import block_labels
+from .counts import cluster_counts
+from .metric import key_metric
+from .settings import BlockRouting, Settings
+from .state import ClusterState, KeptClusters
+from .types import Clusters
+
+
+def cluster_tokens(
+    queries: Tensor, keys: Tensor, stages: ModuleType, settings: Settings, state: ClusterState, item: int
+) -> tuple[Clusters, Clusters]:
+    """Groups of the queries and clusters of the keys, ``[1, H, N, D]`` of batch item ``item``.
+
+    Keeps in ``state`` what the next call needs.
+    """
+    kept = state.items.get(item)
+    if kept is not None and state.calls % settings.recluster_every:
+        groups = stages.cluster_from_labels(queries, kept.query_labels, kept.query_centroids)
+        clusters = stages.cluster_from_labels(keys, kept.key_labels, kept.key_centroids)
+    else:
+        groups, clusters = _clustered_anew(queries, keys, stages, settings, kept)
+    keeps_labels = settings.recluster_every > 1 or settings.kmeans_candidates > 0
+    state.items[item] = KeptClusters(
+        query_centroids=groups.centroids.to(queries.dtype),
+        key_centroids=clusters.centroids.to(keys.dtype),
+        query_labels=_narrow(groups) if keeps_labels else None,
+        key_labels=_narrow(clusters) if keeps_labels else None,
+    )
+    return groups, clusters
+
+
+def cluster_by_blocks(queries: Tensor, keys: Tensor, stages: ModuleType, blocks: BlockRouting) -> tuple[Clusters, Clusters]:
+    """Blocks of the queries and of the keys, as clusters."""
+
+    def clusters_of(tokens: Tensor) -> Clusters:
+        empty = tokens.new_zeros(*tokens.shape[:2], blocks.exact.shape[-1], tokens.shape[-1])
+        return stages.cluster_from_labels(tokens, block_labels(tokens, blocks), empty)
+
+    return clusters_of(queries), clusters_of(keys)
+
+
+def _clustered_anew(
+    queries: Tensor, keys: Tensor, stages: ModuleType, settings: Settings, kept: KeptClusters | None
+) -> tuple[Clusters, Clusters]:
+    """k-means of both; groups of queries depend on the clusters of the keys, which they see."""
+    query_count, key_count = cluster_counts(queries.shape[2], settings)
+    iterations = settings.kmeans_first if kept is None else settings.kmeans_next
+    last_keys = (None, None) if kept is None else (kept.key_centroids, kept.key_labels)
+    last_queries = (None, None) if kept is None else (kept.query_centroids, kept.query_labels)
+    candidates = settings.kmeans_candidates
+    clusters = stages.cluster(keys, key_count, iterations, *last_keys, candidates=candidates)
+    metric = key_metric(clusters) if settings.key_metric else None
+    return stages.cluster(queries, query_count, iterations, *last_queries, metric=metric, candidates=candidates), clusters
+
+
+def _narrow(clusters: Clusters) -> Tensor:
+    """The labels in as few bytes as their number allows: those of all layers stay in memory until the next step."""
+    return clusters.labels.to(torch.int16 if clusters.sizes.shape[2] <= torch.iinfo(torch.int16).max else torch.int32)

@@ -1,0 +1,59 @@
+"""What is kept from one denoising step to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from torch import Tensor
+
+from .settings import Settings
+
+
+@dataclass
+class ClusterState:
+    """Clusters kept from one denoising step to the next, for calls of one shape.
+
+    A call of another shape, dtype, device, settings or implementation needs a new state; :func:`sparse_attention`
+    raises ValueError otherwise.
+
+    Attributes:
+        calls: calls made with this state.
+        signature: shape, device and settings of those calls.
+        items: last clusters of each batch item.
+    """
+
+    calls: int = 0
+    signature: tuple | None = None
+    items: dict[int, KeptClusters] = field(default_factory=dict)
+
+    def begin(self, shape: tuple, settings: Settings) -> None:
+        """Take the first call's shape and settings; raise ValueError when a later call has others."""
+        signature = (*shape, settings)
+        if self.signature is None:
+            self.signature = signature
+        elif self.signature != signature:
+            raise ValueError(f"this state belongs to calls of {self.signature}, not {signature}; use a new ClusterState")
+
+    def nbytes(self) -> int:
+        """Bytes of device memory held."""
+        return sum(kept.nbytes() for kept in self.items.values())
+
+
+@dataclass(frozen=True)
+class KeptClusters:
+    """What the next call starts from, in the dtype of the inputs: centroids, and labels when a later call reuses them.
+
+    Attributes:
+        query_centroids, key_centroids: ``[B, H, count, D]``.
+        query_labels, key_labels: integer ``[B, H, N]``, or None.
+    """
+
+    query_centroids: Tensor
+    key_centroids: Tensor
+    query_labels: Tensor | None
+    key_labels: Tensor | None
+
+    def nbytes(self) -> int:
+        """Bytes of device memory held."""
+        tensors = (getattr(self, entry.name) for entry in fields(self))
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
