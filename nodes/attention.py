@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..kernels.settings import BUDGETS, METHODS, PROBE_SCORES
 from .calibrating.profiles import ProfileType
+from .patch.evaluation import uncompiled
 from .patch.identity import require_model
 from .patch.options import CUSTOM, PRESETS, Options
 from .patch.override import Patch
@@ -286,8 +287,7 @@ class SVGEARAttention(io.ComfyNode):
         options = Options(**widgets)
         options.check_profile(profile is not None)
         if profile is not None:
-            # torch.compile wraps the model and hides its class.
-            require_model(profile, getattr(model.model.diffusion_model, "_orig_mod", model.model.diffusion_model))
+            require_model(profile, uncompiled(model.model.diffusion_model))
         patch = Patch(options, partial(tell, cls.hidden.unique_id), profile)
         model = patched(model, patch)
         model.set_attachments(ATTACHMENT, patch.recorder)

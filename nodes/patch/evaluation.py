@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from ...kernels import SequenceLayout
 from ..recording.reasons import Reason
 from ..recording.trace import Place
-from .sequence import Architecture, apply_mask
+from .schedule import Schedule
+from .sequence import Architecture, apply_mask, find_architecture, video_grid
 
 # What ComfyUI means by the numbers of ``cond_or_uncond``.
 BRANCHES = {0: "cond", 1: "uncond"}
@@ -61,7 +62,7 @@ class Evaluation:
     step_reason: Reason | None
     branch: tuple
     context_window: tuple
-    inner: Callable | None
+    inner: Callable | None = None
     block: Block | None = None
     _ordinals: Counter = field(default_factory=Counter)
     _layouts: dict = field(default_factory=dict)
@@ -100,3 +101,34 @@ class Evaluation:
 
 def _branch(kind: int) -> str:
     return BRANCHES.get(kind, f"branch {kind}")
+
+
+def read_evaluation(
+    diffusion_model, x: Tensor, transformer_options: dict, latent_shapes: Sequence[Sequence[int]] | None, schedule: Schedule
+) -> Evaluation:
+    """What an evaluation of ``diffusion_model`` on the latent ``x`` is, from what ComfyUI says of it.
+
+    ``latent_shapes`` are those of the parts of a packed audio-video latent, video first; None for others.
+    """
+    model = uncompiled(diffusion_model)
+    sigmas = transformer_options.get("sigmas")
+    sigma = None if sigmas is None else float(sigmas.flatten()[0])
+    window = transformer_options.get("context_window")
+    # Skip-layer guidance evaluates the same conditioning once more with blocks replaced.
+    replaced = tuple(sorted(map(str, transformer_options.get("patches_replace", {}).get("dit", ()))))
+    return Evaluation(
+        model=model,
+        architecture=find_architecture(model),
+        grid=video_grid(tuple(latent_shapes[0] if latent_shapes else x.shape), model),
+        step=schedule.step(sigma),
+        sigma=sigma,
+        sparse_steps=schedule.sparse_steps,
+        step_reason=schedule.dense_reason(sigma),
+        branch=(tuple(transformer_options.get("cond_or_uncond", ())), tuple(transformer_options.get("uuids", ())), replaced),
+        context_window=tuple(getattr(window, "index_list", ())),
+    )
+
+
+def uncompiled(diffusion_model):
+    """The diffusion model itself where torch.compile wraps it and hides its class."""
+    return getattr(diffusion_model, "_orig_mod", diffusion_model)

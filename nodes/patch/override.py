@@ -16,11 +16,11 @@ from ..recording.reasons import Reason, StrictModeError
 from ..recording.record import Recorder, Run
 from ..recording.summary import UNRELATED, headline
 from .call import AttentionCall
-from .evaluation import Block, Evaluation
+from .decision import decide
+from .evaluation import Block, Evaluation, read_evaluation
 from .identity import require_grid, require_model
 from .options import Options
 from .schedule import Schedule
-from .sequence import find_architecture, video_grid
 from .state import StateKey, StateStore
 
 logger = logging.getLogger("svg_ear")
@@ -45,7 +45,6 @@ class Patch:
         self.profile = profile
         self.tell = tell
         self.settings = options.settings()
-        self.dense_layers = options.dense_layers()
         self.map_choice = options.recorded()
         self.recorder = Recorder(self.map_choice.limit)
         self.states = StateStore()
@@ -81,42 +80,15 @@ class Patch:
         holder, place = (kwargs, "transformer_options") if "transformer_options" in kwargs else (args, 5)
         transformer_options = dict(holder[place])
         base_model = executor.class_obj
-        transformer_options[EVALUATION] = self._evaluation(base_model, args[0], transformer_options, kwargs)
+        schedule = self._schedule_of(transformer_options.get("sample_sigmas"), base_model.model_sampling)
+        evaluation = read_evaluation(base_model.diffusion_model, args[0], transformer_options, kwargs.get("latent_shapes"), schedule)
+        evaluation.inner = inner if (inner := transformer_options.get(OVERRIDE)) is not self.override else None
+        self.run.architecture = evaluation.architecture.name if evaluation.architecture else None
+        self.run.steps = schedule.steps
+        transformer_options[EVALUATION] = evaluation
         transformer_options[OVERRIDE] = self.override
         holder[place] = transformer_options
         return executor(*args, **kwargs)
-
-    def _evaluation(self, base_model, x: Tensor, transformer_options: dict, conditions: dict) -> Evaluation:
-        # torch.compile wraps the model and hides its class.
-        model = getattr(base_model.diffusion_model, "_orig_mod", base_model.diffusion_model)
-        architecture = find_architecture(model)
-        # Packed audio-video latents come flat, with the shapes of their parts beside them, video first.
-        shapes = conditions.get("latent_shapes")
-        grid = video_grid(tuple(shapes[0] if shapes else x.shape), model)
-
-        schedule = self._schedule_of(transformer_options.get("sample_sigmas"), base_model.model_sampling)
-        sigmas = transformer_options.get("sigmas")
-        sigma = None if sigmas is None else float(sigmas.flatten()[0])
-        self.run.architecture = architecture.name if architecture else None
-        self.run.steps = schedule.steps
-
-        inner = transformer_options.get(OVERRIDE)
-        window = transformer_options.get("context_window")
-        # Skip-layer guidance evaluates the same conditioning once more with blocks replaced.
-        replaced = tuple(sorted(map(str, transformer_options.get("patches_replace", {}).get("dit", ()))))
-        branch = tuple(transformer_options.get("cond_or_uncond", ())), tuple(transformer_options.get("uuids", ())), replaced
-        return Evaluation(
-            model=model,
-            architecture=architecture,
-            grid=grid,
-            step=schedule.step(sigma),
-            sigma=sigma,
-            sparse_steps=schedule.sparse_steps,
-            step_reason=schedule.dense_reason(sigma),
-            branch=branch,
-            context_window=tuple(getattr(window, "index_list", ())),
-            inner=None if inner is self.override else inner,
-        )
 
     def _schedule_of(self, sample_sigmas: Tensor | None, model_sampling) -> Schedule:
         """The schedule of the sampler call that is running; reads the sigmas from their device when they are new."""
@@ -136,7 +108,7 @@ class Patch:
         call = AttentionCall.of(*args, **kwargs)
         evaluation.block = None
         dense = partial(func if evaluation.inner is None else partial(evaluation.inner, func), *args, **kwargs)
-        found = self.dense_reason(call, evaluation, transformer_options)
+        found = decide(call, evaluation, transformer_options, self.options)
         if not isinstance(found, Reason):
             found = self._attend(call, found, evaluation, dense)
         if not isinstance(found, Reason):
@@ -147,43 +119,6 @@ class Patch:
             return dense()
         with self.run.dense_timer(call.q.device).stage("dense", call.q.device):
             return dense()
-
-    def dense_reason(self, call: AttentionCall, evaluation: Evaluation, transformer_options: dict) -> Reason | StateKey:
-        """Why a call stays dense, or the key of its state when it can run sparse.
-
-        What the model or the input rules out comes before the schedule, so that strict mode complains at the first step.
-        """
-        reason = call.dense_reason()
-        if reason is not None:
-            return reason
-        architecture = evaluation.architecture
-        if architecture is None:
-            return reasons.UNKNOWN_ARCHITECTURE
-        if architecture.names_blocks and "block_type" not in transformer_options:
-            return reasons.TOKEN_REFINER
-        if call.tokens < self.options.min_tokens:
-            return reasons.SHORT_SEQUENCE
-        if evaluation.grid is None:
-            return reasons.NOT_VIDEO
-        layouts = evaluation.layouts(call.tokens, call.mask)
-        if isinstance(layouts, Reason):
-            return layouts
-        evaluation.block = block = evaluation.locate(transformer_options)
-        reason = call.unsupported_reason() or evaluation.step_reason
-        if reason is not None:
-            return reason
-        if self.dense_layers.selects(block.layer, block.layers):
-            return reasons.DENSE_BLOCK
-        return StateKey(
-            device=call.q.device,
-            block_type=block.type,
-            block_index=block.index,
-            ordinal=block.ordinal,
-            branch=evaluation.branch,
-            context_window=evaluation.context_window,
-            shape=call.shape,
-            layouts=tuple(layouts),
-        )
 
     def _attend(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, dense: Callable[[], Tensor]) -> Tensor | Reason:
         """The output of a call that can run sparse, or the reason why it stays dense after all; ``dense`` computes that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 AUTOMATIC = "auto"
 
@@ -15,6 +16,7 @@ class Selection:
     ranges: tuple[tuple[int, int], ...]
 
     @classmethod
+    @lru_cache
     def parse(cls, text: str, name: str) -> Selection:
         """Read text such as ``0, 1, 38-39`` or ``-2--1``; empty text selects nothing.
 

@@ -1,0 +1,48 @@
+"""Whether one attention call runs sparse, or why it stays dense."""
+
+from __future__ import annotations
+
+from ..recording import reasons
+from ..recording.reasons import Reason
+from .call import AttentionCall
+from .evaluation import Evaluation
+from .options import Options
+from .state import StateKey
+
+
+def decide(call: AttentionCall, evaluation: Evaluation, transformer_options: dict, options: Options) -> Reason | StateKey:
+    """Why a call stays dense, or the key of its state when it can run sparse.
+
+    What the model or the input rules out comes before the schedule, so that strict mode complains at the first step.
+    """
+    reason = call.dense_reason()
+    if reason is not None:
+        return reason
+    architecture = evaluation.architecture
+    if architecture is None:
+        return reasons.UNKNOWN_ARCHITECTURE
+    if architecture.names_blocks and "block_type" not in transformer_options:
+        return reasons.TOKEN_REFINER
+    if call.tokens < options.min_tokens:
+        return reasons.SHORT_SEQUENCE
+    if evaluation.grid is None:
+        return reasons.NOT_VIDEO
+    layouts = evaluation.layouts(call.tokens, call.mask)
+    if isinstance(layouts, Reason):
+        return layouts
+    evaluation.block = block = evaluation.locate(transformer_options)
+    reason = call.unsupported_reason() or evaluation.step_reason
+    if reason is not None:
+        return reason
+    if options.dense_layers().selects(block.layer, block.layers):
+        return reasons.DENSE_BLOCK
+    return StateKey(
+        device=call.q.device,
+        block_type=block.type,
+        block_index=block.index,
+        ordinal=block.ordinal,
+        branch=evaluation.branch,
+        context_window=evaluation.context_window,
+        shape=call.shape,
+        layouts=tuple(layouts),
+    )
