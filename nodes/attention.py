@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..kernels.settings import BUDGETS, METHODS, PROBE_SCORES
 from .calibrating.profiles import ProfileType
-from .patch.evaluation import uncompiled
+from .patch.compiled import uncompiled
 from .patch.identity import require_model
 from .patch.options import CUSTOM, PRESETS, Options
 from .patch.override import Patch

@@ -26,7 +26,7 @@ def pack(tmp_path):
 def lint(pack: Path) -> subprocess.CompletedProcess:
     """Check the contracts on ``pack`` and the benches."""
     paths = os.pathsep.join(map(str, (pack.parent, ROOT)))
-    command = [LINT, "--config", ROOT / "pyproject.toml", "--no-cache", "--verbose"]
+    command = [LINT, ROOT / "pyproject.toml", "--no-cache", "--verbose"]
     return subprocess.run(command, cwd=pack.parent, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
 
 

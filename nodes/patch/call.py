@@ -40,6 +40,10 @@ class AttentionCall:
         return self.q.shape[-2]
 
     @property
+    def key_tokens(self) -> int:
+        return self.k.shape[-2]
+
+    @property
     def head_dim(self) -> int:
         return self.q.shape[-1] if self.skip_reshape else self.q.shape[-1] // self.heads
 
@@ -60,7 +64,7 @@ class AttentionCall:
 
     def dense_reason(self) -> Reason | None:
         """What in the call itself keeps it dense."""
-        if self.q.shape[-2] != self.k.shape[-2]:
+        if self.q.shape[-2] != self.k.shape[-2] or self.q.ndim != self.k.ndim:
             return reasons.CROSS_ATTENTION
         if self.options.get("low_precision_attention") is False:
             return reasons.FULL_PRECISION
@@ -79,7 +83,7 @@ class AttentionCall:
             return reasons.HEAD_DIM
         if self.q.dtype not in DTYPES:
             return reasons.DTYPE
-        if torch.is_grad_enabled() and self.q.requires_grad:
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (self.q, self.k, self.v)):
             return reasons.TRAINING
         unavailable = kernels.unavailable_reason(self.q.device)
         return replace(reasons.DEVICE, sentence=f"{unavailable}.") if unavailable else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..recording import reasons
 from ..recording.reasons import Reason
 from .call import AttentionCall
@@ -15,18 +17,18 @@ def decide(call: AttentionCall, evaluation: Evaluation, transformer_options: dic
 
     What the model or the input rules out comes before the schedule, so that strict mode complains at the first step.
     """
+    architecture, video = evaluation.architecture, math.prod(evaluation.grid)
+    if architecture.is_other_stream(call.shape, video, evaluation.model):
+        return reasons.OTHER_STREAM
     reason = call.dense_reason()
+    if reason is reasons.CROSS_ATTENTION and call.key_tokens > call.tokens and call.key_tokens >= max(video, options.min_tokens):
+        return reasons.PARTIAL_QUERIES
     if reason is not None:
         return reason
-    architecture = evaluation.architecture
-    if architecture is None:
-        return reasons.UNKNOWN_ARCHITECTURE
     if architecture.names_blocks and "block_type" not in transformer_options:
         return reasons.TOKEN_REFINER
     if call.tokens < options.min_tokens:
         return reasons.SHORT_SEQUENCE
-    if evaluation.grid is None:
-        return reasons.NOT_VIDEO
     layouts = evaluation.layouts(call.tokens, call.mask)
     if isinstance(layouts, Reason):
         return layouts
@@ -44,5 +46,6 @@ def decide(call: AttentionCall, evaluation: Evaluation, transformer_options: dic
         branch=evaluation.branch,
         context_window=evaluation.context_window,
         shape=call.shape,
+        dtype=call.q.dtype,
         layouts=tuple(layouts),
     )

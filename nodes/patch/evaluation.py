@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from ...kernels import SequenceLayout
 from ..recording.reasons import Reason
 from ..recording.trace import Place
 from .schedule import Schedule
-from .sequence import Architecture, apply_mask, find_architecture, video_grid
+from .sequence import Architecture, apply_mask
 
 # What ComfyUI means by the numbers of ``cond_or_uncond``.
 BRANCHES = {0: "cond", 1: "uncond"}
@@ -43,19 +43,20 @@ class Evaluation:
 
     Attributes:
         model: the diffusion model.
-        architecture: None when its tokens are not understood.
-        grid: frames, rows and columns of the latent's patches, None when it is not a video.
+        architecture: how it lays out its tokens.
+        grid: frames, rows and columns of the latent's patches.
         step, sparse_steps: see :class:`Place`.
         sigma: noise level, None where the sampler does not tell.
         step_reason: why the step stays dense.
         branch, context_window: see :class:`StateKey`.
         inner: the attention override below ours.
         block: of the call that is running, None while it is not known to be one of the video's own attention.
+        calls: attention calls so far.
     """
 
     model: object
-    architecture: Architecture | None
-    grid: tuple[int, int, int] | None
+    architecture: Architecture
+    grid: tuple[int, int, int]
     step: int
     sigma: float | None
     sparse_steps: tuple[int, ...]
@@ -64,6 +65,7 @@ class Evaluation:
     context_window: tuple
     inner: Callable | None = None
     block: Block | None = None
+    calls: int = 0
     _ordinals: Counter = field(default_factory=Counter)
     _layouts: dict = field(default_factory=dict)
 
@@ -76,7 +78,7 @@ class Evaluation:
     def named_block(self, transformer_options: dict) -> Block | None:
         """The block of a call that is not counted, None where the model does not say."""
         name = (transformer_options.get("block_type"), transformer_options.get("block_index"))
-        return None if self.architecture is None or name[1] is None else self._block(*name, 0)
+        return None if name[1] is None else self._block(*name, 0)
 
     def _block(self, block_type: str | None, index: int | None, ordinal: int) -> Block:
         return Block(block_type, index, ordinal, *self.architecture.layer(block_type, ordinal if index is None else index, self.model))
@@ -89,9 +91,9 @@ class Evaluation:
         return Place(block.layer, block.layers, self.step, self.sparse_steps, branches, grid)
 
     def layouts(self, tokens: int, mask: Tensor | None) -> list[SequenceLayout] | Reason:
-        """Which tokens are routed. A mask is read once: the layers of an evaluation share it."""
+        """Which tokens are routed. A mask is read once, unless it changes: the layers of an evaluation share it."""
         # The mask itself is kept, so that its id cannot be taken by another.
-        key = (tokens, id(mask))
+        key = (tokens, id(mask), _version(mask))
         if key not in self._layouts:
             layout = self.architecture.layout(tokens, math.prod(self.grid))
             known = layout if isinstance(layout, Reason) else apply_mask(layout, mask, tokens)
@@ -104,31 +106,44 @@ def _branch(kind: int) -> str:
 
 
 def read_evaluation(
-    diffusion_model, x: Tensor, transformer_options: dict, latent_shapes: Sequence[Sequence[int]] | None, schedule: Schedule
+    model, architecture: Architecture, grid: tuple[int, int, int], transformer_options: dict, schedule: Schedule, inner: Callable | None
 ) -> Evaluation:
-    """What an evaluation of ``diffusion_model`` on the latent ``x`` is, from what ComfyUI says of it.
-
-    ``latent_shapes`` are those of the parts of a packed audio-video latent, video first; None for others.
-    """
-    model = uncompiled(diffusion_model)
-    sigmas = transformer_options.get("sigmas")
-    sigma = None if sigmas is None else float(sigmas.flatten()[0])
+    """What an evaluation of ``model`` is, from what ComfyUI says of it. For ``inner`` see :class:`Evaluation`."""
+    sigma = first_number(transformer_options.get("sigmas"))
     window = transformer_options.get("context_window")
-    # Skip-layer guidance evaluates the same conditioning once more with blocks replaced.
-    replaced = tuple(sorted(map(str, transformer_options.get("patches_replace", {}).get("dit", ()))))
     return Evaluation(
         model=model,
-        architecture=find_architecture(model),
-        grid=video_grid(tuple(latent_shapes[0] if latent_shapes else x.shape), model),
+        architecture=architecture,
+        grid=grid,
         step=schedule.step(sigma),
         sigma=sigma,
         sparse_steps=schedule.sparse_steps,
         step_reason=schedule.dense_reason(sigma),
-        branch=(tuple(transformer_options.get("cond_or_uncond", ())), tuple(transformer_options.get("uuids", ())), replaced),
-        context_window=tuple(getattr(window, "index_list", ())),
+        branch=_branch_of(transformer_options),
+        context_window=tuple(getattr(window, "index_list", None) or ()),
+        inner=inner,
     )
 
 
-def uncompiled(diffusion_model):
-    """The diffusion model itself where torch.compile wraps it and hides its class."""
-    return getattr(diffusion_model, "_orig_mod", diffusion_model)
+def _branch_of(transformer_options: dict) -> tuple:
+    """What tells evaluations of the same step apart: the conditionings in it, and what a guidance leaves out of the model."""
+    kinds, names = (tuple(transformer_options.get(name) or ()) for name in ("cond_or_uncond", "uuids"))
+    # Skip-layer guidance replaces blocks, spatio-temporal guidance skips the attention of some, modality guidance that between streams.
+    replaced = tuple(sorted(map(str, (transformer_options.get("patches_replace") or {}).get("dit") or ())))
+    skipped = tuple(sorted(map(str, transformer_options.get("stg_self_attn_blocks") or ())))
+    streams = tuple(transformer_options.get(name, True) for name in ("a2v_cross_attn", "v2a_cross_attn"))
+    return kinds, names, replaced, skipped, streams
+
+
+def first_number(values) -> float | None:
+    """The first of ``values`` (a tensor of sigmas), None where there is none."""
+    return float(values.flatten()[0]) if isinstance(values, Tensor) and values.numel() else None
+
+
+def _version(mask: Tensor | None) -> object:
+    """Changes when the mask is written to; a mask on the host that does not tell, as in inference mode, is read anew every time."""
+    if mask is None:
+        return None
+    if not mask.is_inference():
+        return mask._version
+    return object() if mask.device.type == "cpu" else None

@@ -16,11 +16,14 @@ from ..recording.reasons import Reason, StrictModeError
 from ..recording.record import Recorder, Run
 from ..recording.summary import UNRELATED, headline
 from .call import AttentionCall
+from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
 from .evaluation import Block, Evaluation, read_evaluation
 from .identity import require_grid, require_model
+from .memory import is_out_of_memory
 from .options import Options
 from .schedule import Schedule
+from .sequence import find_architecture, video_grid
 from .state import StateKey, StateStore
 
 logger = logging.getLogger("svg_ear")
@@ -50,22 +53,36 @@ class Patch:
         self.states = StateStore()
         self.run = Run(self.map_choice)
         self._schedule: tuple[Tensor | None, Schedule] | None = None
+        # Whether the sampler call that is running begins the denoising.
+        self._begins = False
         # One function object for all calls: torch.compile would otherwise compile anew for each.
         self.override = torch.compiler.disable(self._attention)
 
     def outer_sample(self, executor, *args, **kwargs):
-        """Wrap a whole sampler run: record it."""
+        """Wrap a whole sampler run, ``outer_sample(noise, latent_image, ...)``: record it."""
+        self._refuse_whole_graphs(executor.class_obj)
         outer, self.run = self.run, Run(self.map_choice)
+        self._begins = _is_empty(kwargs["latent_image"] if "latent_image" in kwargs else args[1] if len(args) > 1 else None)
         result = None
         try:
             result = executor(*args, **kwargs)
+            if self.options.strict and not self.run.evaluations:
+                raise StrictModeError(reasons.NEVER_ASKED)
         finally:
-            record = self.run.finish(result)
-            self.run, self._schedule = outer, None
+            run, self.run, self._schedule = self.run, outer, None
+            record = run.finish(result)
             self.recorder.add(record)
             logger.info(headline(record))
             self.tell(headline(record))
         return result
+
+    def _refuse_whole_graphs(self, guider) -> None:
+        compiling = getattr(guider, "model_options", {}).get(COMPILED) or {}
+        if compiling.get("fullgraph"):
+            raise ValueError(
+                "a compile node before or after SVG-EAR has fullgraph on, which allows no code that is not compiled, and sparse attention "
+                "is such: switch fullgraph off, or bypass one of the two nodes"
+            )
 
     def cleanup(self, *args, **kwargs):
         """End of a run, also after an error: nothing stays on the device."""
@@ -75,29 +92,62 @@ class Patch:
             self.profile.forget_devices()
 
     def apply_model(self, executor, *args, **kwargs):
-        """Wrap one evaluation of the diffusion model: ``apply_model(x, t, ..., transformer_options, ...)``."""
+        """Wrap one evaluation of the diffusion model: ``apply_model(x, t, ..., transformer_options, ...)``.
+
+        Where nothing can run sparse the options stay as they were, so that nothing is lost that an override stands in the way of.
+        """
         args = list(args)
         holder, place = (kwargs, "transformer_options") if "transformer_options" in kwargs else (args, 5)
         transformer_options = dict(holder[place])
-        base_model = executor.class_obj
-        schedule = self._schedule_of(transformer_options.get("sample_sigmas"), base_model.model_sampling)
-        evaluation = read_evaluation(base_model.diffusion_model, args[0], transformer_options, kwargs.get("latent_shapes"), schedule)
-        evaluation.inner = inner if (inner := transformer_options.get(OVERRIDE)) is not self.override else None
-        self.run.architecture = evaluation.architecture.name if evaluation.architecture else None
-        self.run.steps = schedule.steps
+        self.run.evaluations += 1
+        evaluation = self._evaluation(executor.class_obj, args[0], transformer_options, kwargs.get("latent_shapes"))
+        if isinstance(evaluation, Reason):
+            self._report(evaluation)
+            return executor(*args, **kwargs)
         transformer_options[EVALUATION] = evaluation
         transformer_options[OVERRIDE] = self.override
         holder[place] = transformer_options
-        return executor(*args, **kwargs)
+        result = executor(*args, **kwargs)
+        self._check_asked(evaluation, executor.class_obj.diffusion_model)
+        return result
+
+    def _evaluation(self, base_model, x: Tensor, transformer_options: dict, latent_shapes) -> Evaluation | Reason:
+        """The evaluation, or why nothing in it can run sparse."""
+        model = uncompiled(base_model.diffusion_model)
+        architecture = find_architecture(model)
+        if architecture is None:
+            return reasons.unknown_architecture(type(model).__name__)
+        self.run.architecture = architecture.name
+        # Packed audio-video latents come flat, with the shapes of their parts beside them, video first.
+        grid = video_grid(tuple(latent_shapes[0] if latent_shapes else x.shape), model)
+        if grid is None:
+            return reasons.NOT_VIDEO
+        schedule = self._schedule_of(transformer_options.get("sample_sigmas"), base_model.model_sampling)
+        self.run.steps = schedule.steps
+        inner = transformer_options.get(OVERRIDE)
+        return read_evaluation(model, architecture, grid, transformer_options, schedule, None if inner is self.override else inner)
 
     def _schedule_of(self, sample_sigmas: Tensor | None, model_sampling) -> Schedule:
         """The schedule of the sampler call that is running; reads the sigmas from their device when they are new."""
         known = self._schedule
         if known is None or known[0] is not sample_sigmas:
-            sigmas = None if sample_sigmas is None else sample_sigmas.tolist()
-            known = (sample_sigmas, Schedule(sigmas, model_sampling.percent_to_sigma, self.options))
+            sigmas = sample_sigmas.flatten().tolist() if isinstance(sample_sigmas, Tensor) else None
+            known = (sample_sigmas, Schedule(sigmas, model_sampling.percent_to_sigma, self.options, self._begins))
             self._schedule = known
         return known[1]
+
+    def _check_asked(self, evaluation: Evaluation, diffusion_model) -> None:
+        """Notice a model that asks for no attention, in its first evaluation: later ones may be skipped by a cache."""
+        self.run.asked += evaluation.calls > 0
+        if self.run.asked or self.run.evaluations > 1 + self.run.recompiled:
+            return
+        if self.run.recompiled or not is_compiled(diffusion_model):
+            self._report(reasons.NEVER_ASKED)
+            return
+        # ComfyUI's compile nodes guard nothing in transformer_options, so that code made without an override is used for ever.
+        self.run.recompiled = True
+        torch.compiler.reset()
+        self._note(reasons.COMPILED_WITHOUT)
 
     def _attention(self, func, *args, **kwargs):
         transformer_options = kwargs.get("transformer_options") or {}
@@ -107,6 +157,7 @@ class Patch:
 
         call = AttentionCall.of(*args, **kwargs)
         evaluation.block = None
+        evaluation.calls += 1
         dense = partial(func if evaluation.inner is None else partial(evaluation.inner, func), *args, **kwargs)
         found = decide(call, evaluation, transformer_options, self.options)
         if not isinstance(found, Reason):
@@ -114,7 +165,7 @@ class Patch:
         if not isinstance(found, Reason):
             return found
 
-        self._report(found, evaluation, transformer_options)
+        self._report(found, evaluation.block or evaluation.named_block(transformer_options), evaluation.step)
         if found not in reasons.SCHEDULED:
             return dense()
         with self.run.dense_timer(call.q.device).stage("dense", call.q.device):
@@ -142,14 +193,16 @@ class Patch:
                 self.settings,
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
                 blocks=blocks,
-                state=self.states.get(key),
+                state=self.states.get(key, evaluation.step),
                 scale=call.options.get("scale"),
                 memory_limit=self.options.memory_limit(),
                 timer=self.run.timer(call.q.device),
                 observe=observe,
             )
-        except torch.OutOfMemoryError:
-            self.states.clear()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.states.clear(call.q.device)
             return reasons.OUT_OF_MEMORY
         if first:
             self.tell("SVG-EAR: running")
@@ -164,13 +217,21 @@ class Patch:
         _PREPARED.add(prepared)
         return True
 
-    def _report(self, reason: Reason, evaluation: Evaluation, transformer_options: dict):
-        """Count a dense call, log its reason once a run, and refuse it in strict mode."""
+    def _report(self, reason: Reason, block: Block | None = None, step: int = 0) -> None:
+        """Note why a call, or a whole evaluation, stayed dense, and refuse that in strict mode."""
         if self.options.strict and not reason.by_design:
             raise StrictModeError(reason)
-        block: Block | None = evaluation.block or evaluation.named_block(transformer_options)
+        self._note(reason, block, step)
+
+    def _note(self, reason: Reason, block: Block | None = None, step: int = 0) -> None:
+        """Count a reason, at its block where it has one, and log it once a run."""
         if reason not in UNRELATED and block is not None:
-            self.run.trace.count_dense(block.layer, block.layers, evaluation.step, reason)
+            self.run.trace.count_dense(block.layer, block.layers, step, reason)
         if self.run.count_dense(reason):
             level = logging.WARNING if not reason.by_design else logging.INFO if self.options.verbose else logging.DEBUG
             logger.log(level, "dense attention: %s %s", reason, reason.remedy)
+
+
+def _is_empty(latent_image) -> bool:
+    """Whether sampling begins from nothing but noise."""
+    return isinstance(latent_image, Tensor) and not latent_image.any()

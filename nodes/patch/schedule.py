@@ -25,9 +25,16 @@ class Schedule:
     Wan 2.2, or a video redrawn from less than full noise. Where its part lies is read from its first and last sigma
     through the model's percent scale, and the steps before and after are estimated at its own step width. So a second
     expert that starts half-way has its warm-up behind it.
+
+    Args:
+        sigmas: the noise levels between the steps, None where the sampler does not tell.
+        percent_to_sigma: the model's scale.
+        options: what the user set.
+        begins: whether the sampler begins the denoising wherever its schedule begins, as ddim_uniform's does, a little below
+            full noise.
     """
 
-    def __init__(self, sigmas: list[float] | None, percent_to_sigma: Callable[[float], float], options: Options):
+    def __init__(self, sigmas: list[float] | None, percent_to_sigma: Callable[[float], float], options: Options, begins: bool = False):
         self._sigmas, self._percent_to_sigma = sigmas or [], percent_to_sigma
         self._is_known = len(self._sigmas) > 1 and all(a >= b for a, b in zip(self._sigmas, self._sigmas[1:]))
         self.steps = max(len(self._sigmas) - 1, 0)
@@ -39,7 +46,7 @@ class Schedule:
         if self._is_known:
             first, last = (_percent(sigma, percent_to_sigma) for sigma in (self._sigmas[0], self._sigmas[-1]))
             steps_per_percent = self.steps / max(last - first, 1e-6)
-            self._warm_up -= round(first * steps_per_percent)
+            self._warm_up -= 0 if begins else round(first * steps_per_percent)
             self._tail -= round((1 - last) * steps_per_percent)
 
     def dense_reason(self, sigma: float | None) -> Reason | None:

@@ -36,12 +36,18 @@ class Architecture:
 
     def layout(self, tokens: int, video: int) -> SequenceLayout | Reason:
         """Split a sequence of ``tokens`` tokens of a model that works on ``video`` patches."""
-        if tokens < video or (self.video_tokens == "only" and tokens != video):
+        if not 0 < video <= tokens or (self.video_tokens == "only" and tokens != video):
             return UNKNOWN_TOKENS
         if self.video_tokens == "last":
             start = tokens - video
             return SequenceLayout(range(start, tokens), (range(start),) if start else ())
         return SequenceLayout(range(tokens))
+
+    def is_other_stream(self, shape: tuple[int, ...], video: int, diffusion_model) -> bool:
+        """Whether a call of ``B, H, L, D`` has the heads of what runs beside ``video`` tokens of video, as LTX-2's audio does."""
+        audio = tuple(getattr(diffusion_model, f"audio_{name}", None) for name in ("num_attention_heads", "attention_head_dim"))
+        own = tuple(getattr(diffusion_model, name, None) for name in ("num_attention_heads", "attention_head_dim"))
+        return None not in audio and (shape[1], shape[3]) == audio and (audio != own or shape[2] < video)
 
     def layer(self, block_type: str | None, block_index: int, diffusion_model) -> tuple[int, int]:
         """Number of a block over all block lists, and how many blocks there are."""
@@ -60,13 +66,14 @@ ARCHITECTURES = (
 def find_architecture(diffusion_model) -> Architecture | None:
     """The family that a diffusion model belongs to, or None when its tokens are not understood."""
     ancestors = {ancestor.__name__ for ancestor in type(diffusion_model).__mro__}
-    return next((known for known in ARCHITECTURES if known.model_class in ancestors), None)
+    found = next((known for known in ARCHITECTURES if known.model_class in ancestors), None)
+    return found if found and all(hasattr(diffusion_model, name) for name in found.block_lists) else None
 
 
 def video_grid(shape: tuple[int, ...], diffusion_model) -> tuple[int, int, int] | None:
     """Frames, rows and columns of tokens of a latent ``[B, C, T, H, W]`` after padding to whole patches; None for other latents."""
-    patch = tuple(getattr(diffusion_model, "patch_size", None) or (1, 1, 1))
-    if len(shape) != 5 or len(patch) != 3:
+    patch = getattr(diffusion_model, "patch_size", None) or (1, 1, 1)
+    if len(shape) != 5 or not isinstance(patch, (tuple, list)) or len(patch) != 3 or not all(shape[2:]):
         return None
     return tuple(math.ceil(size / step) for size, step in zip(shape[2:], patch))
 

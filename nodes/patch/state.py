@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +27,7 @@ class StateKey:
             block before them), or within the model where the layer is not known.
         branch: ``cond_or_uncond`` and ``uuids`` of the batch, and the blocks that a guidance replaced.
         context_window: frames of the window, empty without context windows.
-        shape: batch, heads, tokens, head dimension.
+        shape, dtype: batch, heads, tokens, head dimension, and the type of the tensors.
         layouts: which tokens are routed.
     """
 
@@ -39,41 +38,59 @@ class StateKey:
     branch: tuple
     context_window: tuple
     shape: tuple[int, ...]
+    dtype: torch.dtype
     layouts: tuple[SequenceLayout, ...]
 
 
 class StateStore:
     """The cluster states of one run. Safe for one thread per device.
 
-    Above ``limit`` bytes the states that were used longest ago make room for new ones: context windows that move every
-    step would otherwise leave the clusters of every window behind.
+    Above ``limit`` bytes a new state takes the place of those that the last step and this one had no use for: context windows that
+    move every step would otherwise leave the clusters of every window behind. Where all are in use, as with many windows that stay, the
+    new one is not kept: to let the oldest go would let each go just before its next use.
     """
 
     def __init__(self, limit: int = KEPT_BYTES):
-        self._states: OrderedDict[StateKey, ClusterState] = OrderedDict()
+        self._states: dict[StateKey, ClusterState] = {}
+        # For each state the number of the step that used it last, counted over the steps that were evaluated.
+        self._used: dict[StateKey, int] = {}
+        self._steps, self._last_step = 0, None
         self._limit = limit
         self._lock = threading.Lock()
 
-    def get(self, key: StateKey) -> ClusterState:
-        """The state of ``key``, new at first use."""
+    def get(self, key: StateKey, step: int) -> ClusterState:
+        """The state of ``key`` for a call in ``step``, new at first use."""
         with self._lock:
-            if key not in self._states:
-                held = sum(state.nbytes() for state in self._states.values())
-                while held > self._limit:
-                    held -= self._states.popitem(last=False)[1].nbytes()
-                self._states[key] = ClusterState()
-            self._states.move_to_end(key)
-            return self._states[key]
+            if step != self._last_step:
+                self._steps, self._last_step = self._steps + 1, step
+            if key not in self._states and not self._has_room():
+                return ClusterState()
+            self._used[key] = self._steps
+            return self._states.setdefault(key, ClusterState())
 
-    def clear(self):
-        """Forget all states, which frees their device memory."""
+    def _has_room(self) -> bool:
+        held = self._bytes()
+        for key in [key for key, used in self._used.items() if used < self._steps - 1] if held > self._limit else ():
+            held -= self._states[key].nbytes()
+            self._forget(key)
+        return held <= self._limit
+
+    def _forget(self, key: StateKey):
+        del self._states[key], self._used[key]
+
+    def clear(self, device: torch.device | None = None):
+        """Forget the states of a device, or all, which frees their memory."""
         with self._lock:
-            self._states.clear()
+            for key in [key for key in self._states if device in (None, key.device)]:
+                self._forget(key)
 
     def nbytes(self) -> int:
         """Bytes of device memory held."""
         with self._lock:
-            return sum(state.nbytes() for state in self._states.values())
+            return self._bytes()
+
+    def _bytes(self) -> int:
+        return sum(state.nbytes() for state in self._states.values())
 
     def __len__(self):
         return len(self._states)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class StrictModeError(RuntimeError):
 
 
 CROSS_ATTENTION = Reason("cross-attention", "Queries and keys are different tokens, as in attention to the text.", by_design=True)
+OTHER_STREAM = Reason("other-stream", "Attention of what runs beside the video, such as its audio.", by_design=True)
 TOKEN_REFINER = Reason("token-refiner", "Attention outside the video blocks, such as the refiner of the text tokens.", by_design=True)
 FULL_PRECISION = Reason("full-precision", "The model asks for full precision in this call, which sparse attention is not.", by_design=True)
 SHORT_SEQUENCE = Reason(
@@ -69,6 +70,22 @@ UNKNOWN_TOKENS = Reason(
     "unknown-tokens",
     "The sequence does not fit the size of the video, so the video tokens in it cannot be told from the others.",
     "Remove nodes that add tokens to the sequence or cut it (key frames, guides).",
+)
+PARTIAL_QUERIES = Reason(
+    "partial-queries",
+    "The queries are a part of the video and the keys are more than that, as in attention frame by frame or with weak guides.",
+    "Remove guides with a strength below 1; models that attend frame by frame are not supported yet.",
+)
+NEVER_ASKED = Reason(
+    "never-asked",
+    "The model ran without asking for its attention.",
+    "Use a stock sampler and the model's own attention: some samplers and models bring attention that no node can replace.",
+)
+COMPILED_WITHOUT = Reason(
+    "compiled-without",
+    "torch.compile had compiled the model while SVG-EAR was not there, and such code never asks for its attention.",
+    "The compiled code was thrown away and is made again with SVG-EAR in it, once. To spare that, restart ComfyUI and queue with SVG-EAR "
+    "from the first run on.",
 )
 UNKNOWN_STEP = Reason(
     "unknown-step",
@@ -106,6 +123,12 @@ OUT_OF_MEMORY = Reason(
     "The GPU had no memory left for this call.",
     "Set memory_limit_mb, or use fewer frames or a lower resolution.",
 )
+
+
+def unknown_architecture(model_class: str) -> Reason:
+    """:data:`UNKNOWN_ARCHITECTURE` of a certain model."""
+    return replace(UNKNOWN_ARCHITECTURE, sentence=f"The model ({model_class}) is not one whose tokens SVG-EAR understands.")
+
 
 # What only the user's schedule keeps dense: such calls could run sparse as they are.
 SCHEDULED = (WARM_UP_STEP, LAST_STEPS, OUTSIDE_WINDOW, DENSE_BLOCK)

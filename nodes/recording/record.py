@@ -63,6 +63,10 @@ class Run:
     def __init__(self, choice: MapChoice | None = None):
         self.architecture: str | None = None
         self.steps = 0
+        self.evaluations = 0
+        # Evaluations in which the model asked for its attention, and whether it had to be compiled anew for that.
+        self.asked = 0
+        self.recompiled = False
         self.state_bytes = 0
         self.trace = Trace(choice)
         self._began = time.perf_counter()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .reasons import CROSS_ATTENTION, FULL_PRECISION, TOKEN_REFINER, Reason
+from .reasons import CROSS_ATTENTION, FULL_PRECISION, OTHER_STREAM, TOKEN_REFINER, Reason
 from .record import RunRecord
 
 # What says nothing about why the video's own attention did not run sparse.
-UNRELATED = (CROSS_ATTENTION, FULL_PRECISION, TOKEN_REFINER)
+UNRELATED = (CROSS_ATTENTION, FULL_PRECISION, OTHER_STREAM, TOKEN_REFINER)
 
 NEVER_CALLED = (
     "the attention override was never called. The model may bring its own attention, a cache may have skipped "

@@ -1,5 +1,6 @@
 """A diffusion model, a sampler run and an attention function in a few lines, in place of ComfyUI's."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -62,19 +63,21 @@ class Harness:
         self.patch = Patch(Options(**({"min_tokens": 0, "dense_blocks": "", "dense_first_steps": 0, "density": 0.2} | widgets)))
         self.base_model = SimpleNamespace(diffusion_model=MODELS[model](), model_sampling=SimpleNamespace(percent_to_sigma=flow_sigma))
         self.sample_sigmas = torch.tensor(flow_schedule(5))
+        self.model_options = {}
         self.dense_calls = 0
 
-    def sample(self, body, result=None):
-        """Run ``body`` as a sampler run and return its record."""
+    def sample(self, body, result=None, latent=None):
+        """Run ``body`` as a sampler run from ``latent`` and return its record."""
 
-        def sampler():
+        def sampler(noise, latent_image):
             try:
                 body()
                 return torch.zeros(1, 4) if result is None else result
             finally:
                 self.patch.cleanup(None)
 
-        self.patch.outer_sample(sampler)
+        sampler.class_obj = SimpleNamespace(model_options=self.model_options)
+        self.patch.outer_sample(sampler, torch.zeros(1, 4), torch.ones(1, 4) if latent is None else latent)
         return self.patch.recorder.newest()
 
     def evaluate(self, body, *, step=2, shape=(1, 16, 3, 8, 16), conditions=None, **transformer_options):
@@ -90,7 +93,8 @@ class Harness:
         def executor(x, t, concat, cross, control, options, **kwargs):
             def attention(*args, block=0, block_type="double", **kwargs):
                 place = {} if block is None else {"block_index": block, "block_type": block_type}
-                return options[OVERRIDE](self._func, *args, transformer_options=options | place, **kwargs)
+                attend = partial(options[OVERRIDE], self._func) if OVERRIDE in options else self._func
+                return attend(*args, transformer_options=options | place, **kwargs)
 
             return body(attention)
 
@@ -107,3 +111,18 @@ def qkv(tokens=96, batch=1, seed=0, heads=HEADS, dim=DIM):
     """q, k and v ``[B, L, H * D]``."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(batch, tokens, heads * dim, generator=generator) for _ in range(3))
+
+
+def counts(record):
+    """How often each reason kept a call of a run dense, by name."""
+    return {reason.name: count for reason, count in record.dense_calls.items()}
+
+
+def split(tensors, heads=HEADS):
+    """``[B, H, L, D]`` of ``[B, L, H * D]``."""
+    return tuple(t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in tensors)
+
+
+def dense_reasons(played, body, **evaluation):
+    """Names of the reasons of one evaluation in a run of its own."""
+    return counts(played.sample(lambda: played.evaluate(body, **evaluation)))

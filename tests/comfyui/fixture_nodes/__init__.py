@@ -10,6 +10,7 @@ import folder_paths
 import numpy
 import torch
 from aiohttp import web
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from server import PromptServer
 
 evaluations = 0
@@ -240,8 +241,26 @@ class ShowText:
         return {"ui": {"text": [text]}}
 
 
+class Compile:
+    """A model compiled as ComfyUI's compile node does it, without a compiler that takes long."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def run(self, model):
+        model = model.clone()
+        guards = {"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]}
+        set_torch_compile_wrapper(model=model, backend="eager", options=guards)
+        return (model,)
+
+
 NODE_CLASS_MAPPINGS = {
-    f"SVGEARTest{node.__name__}": node for node in (Conditioning, Latent, MidSampling, CountAttention, ModelFacts, Save, ShowText)
+    f"SVGEARTest{node.__name__}": node for node in (Conditioning, Latent, MidSampling, CountAttention, ModelFacts, Save, ShowText, Compile)
 }
 
 

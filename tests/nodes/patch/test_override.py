@@ -2,25 +2,12 @@ import threading
 
 import pytest
 import torch
-from fake_comfyui import DIM, HEADS, Harness, dense, qkv
+from fake_comfyui import DIM, HEADS, Harness, counts, dense, dense_reasons, qkv, split
 from svg_ear import kernels
 from svg_ear.nodes.patch import evaluation
 from svg_ear.nodes.patch.override import EVALUATION, OVERRIDE
 from svg_ear.nodes.patch.sequence import apply_mask
 from svg_ear.nodes.recording.reasons import REASONS, StrictModeError
-
-
-def counts(record):
-    return {reason.name: count for reason, count in record.dense_calls.items()}
-
-
-def split(tensors, heads=HEADS):
-    return tuple(t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in tensors)
-
-
-def dense_reasons(played, body, **evaluation):
-    """Names of the reasons of one evaluation in a run of its own."""
-    return counts(played.sample(lambda: played.evaluate(body, **evaluation)))
 
 
 @pytest.mark.parametrize("skip_reshape", [False, True])
