@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .blocks import block_labels
 from .counts import cluster_counts
-from .metric import key_metric
 from .settings import BlockRouting, Settings
 from .state import ClusterState, KeptClusters
 from .types import Clusters
@@ -30,8 +29,8 @@ def cluster_tokens(
         groups, clusters = _clustered_anew(queries, keys, stages, settings, kept)
     keeps_labels = settings.recluster_every > 1 or settings.kmeans_candidates > 0
     state.items[item] = KeptClusters(
-        query_centroids=groups.centroids.to(queries.dtype),
-        key_centroids=clusters.centroids.to(keys.dtype),
+        query_centroids=groups.rounded_to(queries.dtype),
+        key_centroids=clusters.rounded_to(keys.dtype),
         query_labels=_narrow(groups) if keeps_labels else None,
         key_labels=_narrow(clusters) if keeps_labels else None,
     )
@@ -58,7 +57,7 @@ def _clustered_anew(
     last_queries = (None, None) if kept is None else (kept.query_centroids, kept.query_labels)
     candidates = settings.kmeans_candidates
     clusters = stages.cluster(keys, key_count, iterations, *last_keys, candidates=candidates)
-    metric = key_metric(clusters) if settings.key_metric else None
+    metric = stages.key_metric(clusters) if settings.key_metric else None
     return stages.cluster(queries, query_count, iterations, *last_queries, metric=metric, candidates=candidates), clusters
 
 

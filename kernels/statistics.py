@@ -30,15 +30,18 @@ class Measured:
     @classmethod
     def of(cls, routing: Routing, probe: Probe, groups: Clusters) -> Measured:
         """From the results of the stages, whose tables are not kept."""
-        return cls(routing.shares, groups.sizes, (probe.errors * ~routing.exact).sum(-1), probe.output_norms)
+        errors = (probe.errors * ~routing.exact).sum(-1) if routing.skipped_errors is None else routing.skipped_errors
+        return cls(routing.shares, groups.sizes, errors, probe.output_norms)
 
 
 def measure(parts: Sequence[Sequence[Measured]], tokens: int) -> Statistics:
     """Density spent, and the relative error that the probe expects, of each batch item's chunks of heads."""
-    shares, sizes, errors, norms = (
-        torch.cat([torch.cat([getattr(part, name) for part in item], dim=1) for item in parts])
-        for name in ("shares", "sizes", "errors", "norms")
-    )
-    density = (shares * sizes).sum(-1) / tokens
-    relative = (errors * sizes).sum(-1) / (norms * sizes).sum(-1).clamp(min=torch.finfo(errors.dtype).tiny)
-    return Statistics(density.float(), shares.float(), relative.sqrt().float())
+
+    def joined(name: str) -> Tensor:
+        items = [torch.cat([getattr(part, name) for part in item], dim=1) for item in parts]
+        return torch.cat(items) if len(items) > 1 else items[0]
+
+    figures = torch.stack([joined(name) for name in ("shares", "errors", "norms")])
+    density, errors, norms = (figures * joined("sizes")).sum(-1)
+    relative = errors / norms.clamp(min=torch.finfo(errors.dtype).tiny)
+    return Statistics((density / tokens).float(), figures[0].float(), relative.sqrt().float())

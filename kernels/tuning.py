@@ -6,8 +6,12 @@ There is no autotuning at run time. Measured: sm_90 (docs/kernels.md). Compiled 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
+
+# How products of float32 are computed where float32 is what they must be worth.
+PRECISE = "ieee" if torch.version.hip else "tf32x3"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def attend_tiles(device: torch.device, itemsize: int) -> tuple[Tiles, ...]:
         return INTERPRETED_ATTEND
     if itemsize == 4:
         return (FLOAT32,)
-    return ATTEND.get(_architecture(device), (SAFE,))
+    return ATTEND.get(architecture(device), (SAFE,))
 
 
 def probe_tiles(device: torch.device, itemsize: int) -> Tiles:
@@ -71,12 +75,13 @@ def probe_tiles(device: torch.device, itemsize: int) -> Tiles:
         return INTERPRETED
     if itemsize == 4:
         return FLOAT32
-    return PROBE.get(_architecture(device), SAFE)
+    return PROBE.get(architecture(device), SAFE)
 
 
-def _architecture(device: torch.device) -> int | None:
-    """The GPU's number in the tables; None for those of other makers."""
-    if torch.version.hip:
-        return None
+@lru_cache
+def architecture(device: torch.device) -> int:
+    """The GPU's number in the tables; 0 for a CPU and for the GPUs of other makers."""
+    if device.type == "cpu" or torch.version.hip:
+        return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor

@@ -22,19 +22,38 @@ class Clusters:
         centroids: float ``[B, H, C, D]``, the exact means of the members; an empty cluster keeps its last centroid.
         sizes: integer ``[B, H, C]``.
         order: integer ``[B, H, N]``, token positions sorted by label, positions ascending within a label.
+        rounded: the centroids in the dtype of the tokens, where a stage has made them on the way.
+        whole: the clusters of all heads, and which of them these are: what is known of all need not be found again for some.
     """
 
     labels: Tensor
     centroids: Tensor
     sizes: Tensor
     order: Tensor
+    rounded: Tensor | None = None
+    whole: tuple[Clusters, slice] | None = None
 
     def of_heads(self, heads: slice) -> Clusters:
         """The clusters of some heads."""
-        part = Clusters(*(tensor[:, heads] for tensor in (self.labels, self.centroids, self.sizes, self.order)))
-        # What is known of all heads need not be found again for some.
-        part.__dict__["offsets"] = self.offsets[:, heads]
-        return part
+        labels, centroids, sizes, order, offsets = (
+            tensor[:, heads] for tensor in (self.labels, self.centroids, self.sizes, self.order, self.offsets)
+        )
+        rounded = None if self.rounded is None else self.rounded[:, heads]
+        return Clusters(labels, centroids, sizes, order, rounded, (self, heads)).with_offsets(offsets)
+
+    def with_offsets(self, offsets: Tensor) -> Clusters:
+        """These clusters, whose offsets were found together with them."""
+        self.__dict__["offsets"] = offsets
+        return self
+
+    def rounded_to(self, dtype: torch.dtype) -> Tensor:
+        """The centroids in the dtype of the tokens."""
+        return self.centroids.to(dtype) if self.rounded is None else self.rounded
+
+    @cached_property
+    def derived(self) -> dict[tuple, object]:
+        """What the stages found out from the sizes, to be found once for all heads."""
+        return {}
 
     @property
     def sorted_labels(self) -> Tensor:
@@ -43,7 +62,7 @@ class Clusters:
 
     @cached_property
     def offsets(self) -> Tensor:
-        """int64 ``[B, H, C + 1]``: the sorted members of cluster ``j`` are ``order[offsets[j]:offsets[j + 1]]``."""
+        """Integer ``[B, H, C + 1]``: the sorted members of cluster ``j`` are ``order[offsets[j]:offsets[j + 1]]``."""
         return pad(self.sizes.cumsum(-1), (1, 0))
 
 
@@ -143,11 +162,13 @@ class Routing:
         exact: bool ``[B, H, G, C]``.
         shares: float ``[B, H, G]``, share of the video keys that are exact for the group.
         rows: the same as a list of rows, where the attention kernel needs one.
+        skipped_errors: float ``[B, H, G]``, the sum of the probe's errors of the other blocks, where the stage has it on the way.
     """
 
     exact: Tensor
     shares: Tensor
     rows: ExactRows | None = None
+    skipped_errors: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -64,15 +64,9 @@ def probe_centroids(centroids: Tensor, conditioning: Conditioning, summaries: Su
     return Probe(errors, masses, output_norms(masses, extra, summaries, conditioning))
 
 
-def output_norms(masses: Tensor, extra: Tensor | None, summaries: Summaries, conditioning: Conditioning) -> Tensor:
-    """Squared norm of each mean query's output by plain mean values, from the masses of its key clusters and of the conditioning.
-
-    ``extra``, the masses of the conditioning, may be None where there is none.
-    """
-    outputs = masses @ summaries.value_means
-    if extra is not None:
-        outputs = outputs + extra @ conditioning.values.to(extra.dtype)
-    return outputs.square().sum(-1)
+def output_norms(masses: Tensor, extra: Tensor, summaries: Summaries, conditioning: Conditioning) -> Tensor:
+    """Squared norm of each mean query's output by plain mean values, from the masses of its key clusters and of the conditioning."""
+    return (masses @ summaries.value_means + extra @ conditioning.values.to(extra.dtype)).square().sum(-1)
 
 
 def _centroid_weights(centroids: Tensor, summaries: Summaries, scale: float, log_denominators: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,14 +43,11 @@ def priorities_and_budgets(probe: Probe, clusters: Clusters, settings: Settings)
 
     The two are int32 ``[B, H, G]``; the fewest are reached by computing one block more where needed.
     """
-    by_mass = settings.method == "svg2" or settings.probe_score == "mass"
-    priority = probe.masses if by_mass else probe.errors / clusters.sizes[:, :, None]
+    priority = probe.masses if ranks_by_mass(settings) else probe.errors / clusters.sizes[:, :, None]
     tokens, groups = clusters.labels.shape[2], priority.shape[:3]
-    # One key is enough to make the best block exact.
-    fewest = max(settings.min_share * tokens, 0 if settings.compensates else 1)
-    floor = priority.new_full(groups, math.ceil(2 * fewest), dtype=torch.int32)
+    floor = priority.new_full(groups, fewest_half_keys(tokens, settings), dtype=torch.int32)
     if settings.budget == "density":
-        budget = priority.new_full(groups, int(2 * settings.density * tokens), dtype=torch.int32)
+        budget = priority.new_full(groups, most_half_keys(tokens, settings), dtype=torch.int32)
     else:
         # Where conditioning takes all attention, the video has no masses to compare.
         shares, order = (probe.masses * inverse_or_zero(probe.masses.sum(-1, keepdim=True))).sort(dim=-1, descending=True, stable=True)
@@ -58,6 +55,22 @@ def priorities_and_budgets(probe: Probe, clusters: Clusters, settings: Settings)
         sizes = clusters.sizes[:, :, None].expand_as(priority).gather(-1, order)
         budget = 2 * (sizes * (before < settings.top_p)).sum(-1).to(torch.int32)
     return priority, budget, floor
+
+
+def ranks_by_mass(settings: Settings) -> bool:
+    """Whether blocks are ranked by attention mass rather than by their error for each key."""
+    return settings.method == "svg2" or settings.probe_score == "mass"
+
+
+def most_half_keys(tokens: int, settings: Settings) -> int:
+    """Twice the most of ``tokens`` keys that a group may compute exactly, with a budget by density."""
+    return int(2 * settings.density * tokens)
+
+
+def fewest_half_keys(tokens: int, settings: Settings) -> int:
+    """Twice the fewest of ``tokens`` keys that a group computes exactly."""
+    # One key is enough to make the best block exact.
+    return math.ceil(2 * max(settings.min_share * tokens, 0 if settings.compensates else 1))
 
 
 def _best_within(priority: Tensor, sizes: Tensor, budget: Tensor, floor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from .attend import attend
 from .cluster import cluster, cluster_from_labels
 from .dense import attend_dense
 from .energies import block_energies, log_denominators
+from .metric import key_metric
 from .permute import permute
 from .probe import probe_centroids, probe_tokens
 from .route import route, route_given
@@ -16,6 +17,7 @@ __all__ = [
     "block_energies",
     "cluster",
     "cluster_from_labels",
+    "key_metric",
     "log_denominators",
     "permute",
     "probe_centroids",

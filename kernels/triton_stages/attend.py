@@ -17,8 +17,8 @@ from .tiles import cut, cut_in_two
 
 
 @triton.jit(
-    do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "tiles", "own_row"],
-    do_not_specialize_on_alignment=["order"],
+    do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "own_row"],
+    do_not_specialize_on_alignment=["order", "tiles"],
 )
 def _attend(
     q, q_head, q_row,
@@ -26,9 +26,9 @@ def _attend(
     extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row,
     key_means, values, weights, own_row,
     exact, entries, counts,
-    order, tile_groups, tile_starts, tile_stops,
+    order, tiles,
     out, out_head, out_row,
-    scale, tokens, clusters, groups, extra, capacity, tiles,
+    scale, tokens, clusters, groups, extra, capacity,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """ROWS queries of one group of one head.
@@ -36,11 +36,12 @@ def _attend(
     ``own_row`` is 1 when every group has its own centroid values and weights, 0 when those of a head serve all its groups.
     """
     i_tile, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_group = tl.load(tile_groups + i_h * tiles + i_tile)
+    p_tile = tiles + (i_h * tl.num_programs(0) + i_tile) * 3
+    i_group = tl.load(p_tile)
     if i_group >= groups:
         return
-    o_row = tl.load(tile_starts + i_h * tiles + i_tile) + tl.arange(0, ROWS)  # [R], place in the order
-    m_row = o_row < tl.load(tile_stops + i_h * tiles + i_tile)  # [R]
+    o_row = tl.load(p_tile + 1) + tl.arange(0, ROWS)  # [R], place in the order
+    m_row = o_row < tl.load(p_tile + 2)  # [R]
     o_d = tl.arange(0, D)  # [D]
     o_key = tl.arange(0, KEYS)  # [K]
     i_token = tl.load(order + i_h * tokens + o_row, m_row, other=0).to(tl.int64)  # [R]
@@ -93,8 +94,8 @@ def _attend(
         b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
 
     # Once more, volatile so that nothing of it stays in registers through the loops.
-    o_row = tl.load(tile_starts + i_h * tiles + i_tile, volatile=True) + tl.arange(0, ROWS)  # [R]
-    m_row = o_row < tl.load(tile_stops + i_h * tiles + i_tile, volatile=True)  # [R]
+    o_row = tl.load(p_tile + 1, volatile=True) + tl.arange(0, ROWS)  # [R]
+    m_row = o_row < tl.load(p_tile + 2, volatile=True)  # [R]
     i_token = tl.load(order + i_h * tokens + o_row, m_row, other=0, volatile=True).to(tl.int64)  # [R]
     b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)  # [R, D]
     tl.store(out + i_h * out_head + i_token[:, None] * out_row + o_d, b_out, m_row[:, None])
@@ -131,20 +132,20 @@ def attend(
         values, weights = probe.centroids.values, probe.centroids.log_weights
     else:
         values, weights = summaries.value_means.to(queries.dtype), summaries.log_sizes
-    key_means = summaries.key_means.to(queries.dtype)
+    key_means = sorted_keys.clusters.rounded_to(queries.dtype)
     capacity = routing.rows.entries.shape[-1]
     cuts = (cut(groups, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(groups, *(tiles.rows for tiles in shapes))
     for tiles, rows in zip(shapes, cuts):
-        _attend[(rows.owners.shape[-1], heads)](
+        _attend[(rows.count, heads)](
             queries, queries.stride(1), queries.stride(2),
             sorted_keys.keys, sorted_keys.values,
             conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
             conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
             key_means, values, weights, int(settings.weights_centroids),
             routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
-            groups.order, rows.owners, rows.starts, rows.stops,
+            groups.order, rows.table,
             output, output.stride(1), output.stride(2),
-            scale * LOG2_E, tokens, clusters, group_count, conditioning.keys.shape[2], capacity, rows.owners.shape[-1],
+            scale * LOG2_E, tokens, clusters, group_count, conditioning.keys.shape[2], capacity,
             D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, STAGES=tiles.stages,
             **tiles.launch,
         )  # fmt: skip

@@ -8,29 +8,33 @@ import triton.language as tl
 from torch import Tensor
 
 from ..numerics import LOG2_E
-from ..torch_stages.probe import output_norms, probe_centroids, scaled_logits
+from ..torch_stages.probe import probe_centroids
 from ..tuning import probe_tiles
 from ..types import Conditioning, Probe, SortedKeys, Summaries, WeightedCentroids
-from .softmax import TO_BASE_2
-from .tiles import cut
+from .softmax import TO_BASE_2, softmax_step
+from .tiles import cut, load_tile
 
 __all__ = ["probe_centroids", "probe_tokens"]
 
 # Key clusters that one program walks: enough to hide the loads of one behind another.
 CLUSTERS_AT_ONCE = 8
-DENOMINATORS = {"GROUPS": 16, "CLUSTERS": 128, "num_warps": 4}
-RELATE = {"GROUPS": 32, "CLUSTERS": 32, "num_warps": 4}
+RELATE = {"GROUPS": 16, "CLUSTERS": 32, "num_warps": 8, "num_stages": 1}
 
 
-@triton.jit(do_not_specialize=["scale", "groups", "clusters", "keys", "tiles", "clusters_at_once"])
+@triton.jit(
+    do_not_specialize=["scale", "groups", "clusters", "keys", "tile_count", "clusters_at_once"],
+    do_not_specialize_on_alignment=["tiles", "tile_bounds"],
+)
 def _probe(
     centroids, k, v, norms, dots,
-    tile_owners, tile_starts, tile_stops, tile_bounds,
-    peaks, sums, squares, crosses, own_values,
-    scale, groups, clusters, keys, tiles, clusters_at_once,
+    tiles, tile_bounds,
+    seen, own_values,
+    scale, groups, clusters, keys, tile_count, clusters_at_once,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, OWN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """ROWS mean queries of one head over some key clusters: sums over the keys of each and, if OWN, its weighted mean value.
+
+    ``seen`` ``[4, H, C, G]`` has the largest logit, and relative to it the sum of the weights, of squares and of products.
 
     One loop walks the tiles of all these clusters, so that the keys of the next are on their way while this one is computed.
     """
@@ -40,6 +44,7 @@ def _probe(
     o_d = tl.arange(0, D)  # [D]
     o_key = tl.arange(0, KEYS)  # [K]
     b_q = tl.load(centroids + (i_h * groups + o_row)[:, None] * D + o_d, m_row[:, None], other=0.0)  # [R, D]
+    b_q = b_q.to(k.dtype.element_ty)
     p_k, p_v, p_norms, p_dots = k + i_h * keys * D, v + i_h * keys * D, norms + i_h * keys, dots + i_h * keys
     p_bound = tile_bounds + i_h * (clusters + 1) + i_part * clusters_at_once
     i_first = tl.load(p_bound)
@@ -53,9 +58,7 @@ def _probe(
     b_acc = tl.zeros([ROWS, D], tl.float32)  # [R, D], of exp(a) v
     i_last = -1
     for i_t in tl.range(i_first, i_end, num_stages=STAGES):
-        i_c = tl.load(tile_owners + i_h * tiles + i_t)
-        i_start = tl.load(tile_starts + i_h * tiles + i_t)
-        i_stop = tl.load(tile_stops + i_h * tiles + i_t)
+        i_c, i_start, i_stop = load_tile(tiles, i_h * tile_count + i_t)
         o_k = i_start + o_key  # [K]
         m_k = o_k < i_stop  # [K]
         # Not i_start: behind the last key there is none, and zero times what lies there need not be zero.
@@ -78,74 +81,85 @@ def _probe(
         i_last = i_c
 
         if i_start + KEYS >= i_stop:
-            p_block = (i_h * clusters + i_c) * groups + o_row  # [R]
-            tl.store(peaks + p_block, b_peak, m_row)
-            tl.store(sums + p_block, b_sum, m_row)
-            tl.store(squares + p_block, b_square, m_row)
-            tl.store(crosses + p_block, b_cross, m_row)
+            p_seen = seen + (i_h * clusters + i_c) * groups + o_row  # [R]
+            n_plane = tl.num_programs(2).to(tl.int64) * clusters * groups
+            tl.store(p_seen, b_peak, m_row)
+            tl.store(p_seen + n_plane, b_sum, m_row)
+            tl.store(p_seen + 2 * n_plane, b_square, m_row)
+            tl.store(p_seen + 3 * n_plane, b_cross, m_row)
             if OWN:
                 p_own = own_values + ((i_h * groups + o_row) * clusters + i_c)[:, None] * D + o_d  # [R, D]
                 b_own = b_acc * (1 / tl.where(b_sum > 0, b_sum, 1.0))[:, None]  # [R, D]
                 tl.store(p_own, b_own.to(own_values.dtype.element_ty), m_row[:, None])
 
 
-@triton.jit(do_not_specialize=["groups", "clusters"])
-def _denominators(
-    peaks, sums, extra_log_sums, log_denominators,
-    groups, clusters,
-    GROUPS: tl.constexpr, CLUSTERS: tl.constexpr,
-):  # fmt: skip
-    """The denominators of dense attention for GROUPS groups of one head."""
-    i_tile, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    o_g = i_tile * GROUPS + tl.arange(0, GROUPS)  # [G]
-    m_g = o_g < groups  # [G]
-    b_extra = tl.load(extra_log_sums + i_h * groups + o_g, m_g, other=float("-inf"))  # [G]
-    b_max = tl.maximum(b_extra, -1.0e30)  # [G]
-    b_total = tl.exp2(b_extra - b_max)  # [G]
-    for i_c in range(0, clusters, CLUSTERS):
-        o_c = i_c + tl.arange(0, CLUSTERS)[:, None]  # [C, 1]
-        m = (o_c < clusters) & m_g[None, :]  # [C, G]
-        p_in = (i_h * clusters + o_c) * groups + o_g[None, :]  # [C, G]
-        b_peak = tl.load(peaks + p_in, m, other=-1.0e30)  # [C, G]
-        b_sum = tl.load(sums + p_in, m, other=0.0)  # [C, G]
-        b_new = tl.maximum(b_max, tl.max(b_peak, 0))  # [G]
-        b_total = b_total * tl.exp2(b_max - b_new) + tl.sum(b_sum * tl.exp2(b_peak - b_new[None, :]), 0)
-        b_max = b_new
-    tl.store(log_denominators + i_h * groups + o_g, b_max + tl.log2(b_total), m_g)
-
-
-@triton.jit(do_not_specialize=["groups", "clusters"])
+@triton.jit(do_not_specialize=["scale", "groups", "clusters", "extra"], do_not_specialize_on_alignment=["sizes"])
 def _relate(
-    at_means, peaks, sums, squares, crosses, log_sizes, mean_norms, log_denominators,
-    errors, masses, log_weights,
-    groups, clusters,
-    GROUPS: tl.constexpr, CLUSTERS: tl.constexpr, WEIGHTED: tl.constexpr,
+    centroids, key_means, value_means, sizes,
+    extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row,
+    seen, errors, masses, log_weights, output_norms,
+    scale, groups, clusters, extra,
+    D: tl.constexpr, GROUPS: tl.constexpr, CLUSTERS: tl.constexpr, WEIGHTED: tl.constexpr,
 ):  # fmt: skip
-    """Relate what some groups of one head saw of some clusters to the denominators, and turn it to group by cluster."""
-    i_c, i_g, i_h = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    o_c = i_c * CLUSTERS + tl.arange(0, CLUSTERS)[:, None]  # [C, 1]
-    o_g = i_g * GROUPS + tl.arange(0, GROUPS)[None, :]  # [1, G]
-    m_c = o_c < clusters  # [C, 1]
-    m_g = o_g < groups  # [1, G]
-    m = m_c & m_g  # [C, G]
-    p_in = (i_h * clusters + o_c) * groups + o_g  # [C, G]
-    p_out = tl.trans((i_h * groups + o_g) * clusters + o_c)  # [G, C]
-    m_out = tl.trans(m)  # [G, C]
-    b_peak = tl.load(peaks + p_in, m, other=0.0)  # [C, G]
-    b_at_mean = tl.load(at_means + p_in, m, other=0.0)  # [C, G]
-    b_size = tl.exp(tl.load(log_sizes + i_h * clusters + o_c, m_c, other=float("-inf")))  # [C, 1]
-    # The mean of the logits is not above their peak. Without keys there is neither.
-    b_weight = tl.exp2(tl.where(b_size > 0, b_at_mean - b_peak, float("-inf")))  # [C, G]
-    b_error = tl.load(squares + p_in, m, other=0.0) - 2 * b_weight * tl.load(crosses + p_in, m, other=0.0)  # [C, G]
-    b_error += b_size * b_weight * b_weight * tl.load(mean_norms + i_h * clusters + o_c, m_c, other=0.0)
-    b_scale = tl.exp2(b_peak - tl.load(log_denominators + i_h * groups + o_g, m_g, other=0.0))  # [C, G]
-    tl.store(errors + p_out, tl.trans(tl.maximum(b_error, 0.0) * b_scale * b_scale), m_out)
-    if WEIGHTED:
-        b_sum = tl.load(sums + p_in, m, other=0.0)  # [C, G]
-        tl.store(log_weights + p_out, tl.trans((b_peak - b_at_mean + tl.log2(b_sum)) / TO_BASE_2), m_out)
-        tl.store(masses + p_out, tl.trans(b_sum * b_scale), m_out)
-    else:
-        tl.store(masses + p_out, tl.trans(b_size * b_weight * b_scale), m_out)
+    """Relate what some groups of one head saw to the denominators of dense attention, and turn it to group by cluster."""
+    i_g, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    o_g = i_g * GROUPS + tl.arange(0, GROUPS)  # [G]
+    m_g = o_g < groups  # [G]
+    o_c = tl.arange(0, CLUSTERS)  # [C]
+    o_d = tl.arange(0, D)  # [D]
+    b_q = tl.load(centroids + (i_h * groups + o_g)[:, None] * D + o_d, m_g[:, None], other=0.0)  # [G, D]
+    b_q = b_q.to(extra_k.dtype.element_ty)
+    p_seen = seen + (i_h * clusters + o_c[:, None]) * groups + o_g[None, :]  # [C, G]
+    n_plane = tl.num_programs(1).to(tl.int64) * clusters * groups
+
+    b_peak = tl.full([GROUPS], -1.0e30, tl.float32)  # [G]
+    b_sum = tl.zeros([GROUPS], tl.float32)  # [G]
+    b_out = tl.zeros([GROUPS, D], tl.float32)  # [G, D]
+    for i_t in tl.range(0, extra, CLUSTERS, num_stages=1):
+        m_t = i_t + o_c < extra  # [C]
+        i_row = tl.where(m_t, i_t + o_c, 0).to(tl.int64)[:, None]  # [C, 1]
+        b_k = tl.load(extra_k + i_h * extra_k_head + i_row * extra_k_row + o_d)  # [C, D]
+        b_v = tl.load(extra_v + i_h * extra_v_head + i_row * extra_v_row + o_d)  # [C, D]
+        b_bias = tl.where(m_t, 0.0, float("-inf"))  # [C]
+        b_out, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_out, b_peak, b_sum)
+    b_extra_peak = b_peak  # [G]
+    for i_c in range(0, clusters, CLUSTERS):
+        m = (i_c + o_c < clusters)[:, None] & m_g[None, :]  # [C, G]
+        b_logit = tl.load(p_seen + i_c * groups, m, other=-1.0e30)  # [C, G]
+        b_weight = tl.load(p_seen + n_plane + i_c * groups, m, other=0.0)  # [C, G]
+        b_new = tl.maximum(b_peak, tl.max(b_logit, 0))  # [G]
+        b_sum = b_sum * tl.exp2(b_peak - b_new) + tl.sum(b_weight * tl.exp2(b_logit - b_new[None, :]), 0)
+        b_peak = b_new
+    b_denominator = b_peak + tl.log2(b_sum)  # [G]
+    b_out *= tl.exp2(b_extra_peak - b_denominator)[:, None]
+
+    for i_c in range(0, clusters, CLUSTERS):
+        m_c = i_c + o_c < clusters  # [C]
+        m = m_c[:, None] & m_g[None, :]  # [C, G]
+        p_cluster = i_h * clusters + i_c + o_c  # [C]
+        b_k = tl.load(key_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0).to(b_q.dtype)  # [C, D]
+        b_v = tl.load(value_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0)  # [C, D]
+        b_size = tl.load(sizes + p_cluster, m_c, other=0).to(tl.float32)[:, None]  # [C, 1]
+        b_logit = tl.load(p_seen + i_c * groups, m, other=0.0)  # [C, G]
+        b_square = tl.load(p_seen + 2 * n_plane + i_c * groups, m, other=0.0)  # [C, G]
+        b_cross = tl.load(p_seen + 3 * n_plane + i_c * groups, m, other=0.0)  # [C, G]
+        b_at_mean = tl.dot(b_k, tl.trans(b_q)) * scale  # [C, G]
+        # The mean of the logits is not above their peak. Without keys there is neither.
+        b_weight = tl.exp2(tl.where(b_size > 0, b_at_mean - b_logit, float("-inf")))  # [C, G]
+        b_error = b_square - 2 * b_weight * b_cross + b_size * b_weight * b_weight * tl.sum(b_v * b_v, 1)[:, None]  # [C, G]
+        b_scale = tl.exp2(b_logit - b_denominator[None, :])  # [C, G]
+        p_out = (i_h * groups + o_g[:, None]) * clusters + i_c + o_c[None, :]  # [G, C]
+        m_out = m_g[:, None] & m_c[None, :]  # [G, C]
+        tl.store(errors + p_out, tl.trans(tl.maximum(b_error, 0.0) * b_scale * b_scale), m_out)
+        if WEIGHTED:
+            b_mass = tl.load(p_seen + n_plane + i_c * groups, m, other=0.0)  # [C, G]
+            tl.store(log_weights + p_out, tl.trans((b_logit - b_at_mean + tl.log2(b_mass)) / TO_BASE_2), m_out)
+        else:
+            b_mass = b_size * b_weight  # [C, G]
+        b_mass = tl.trans(b_mass * b_scale)  # [G, C]
+        tl.store(masses + p_out, b_mass, m_out)
+        b_out = tl.dot(tl.where(m_out, b_mass, 0.0), b_v, b_out)
+    tl.store(output_norms + i_h * groups + o_g, tl.sum(b_out * b_out, 1), m_g)
 
 
 def probe_tokens(
@@ -161,44 +175,29 @@ def probe_tokens(
     groups, count = centroids.shape[2], clusters.sizes.shape[2]
     tiles = probe_tiles(keys.device, keys.itemsize)
     rows = cut(clusters, tiles.keys, fewest=1)
-    rounded = centroids.to(keys.dtype)
+
+    def table(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=keys.device)
+
     # By cluster, then by group: a tile of the kernel holds many groups of one cluster.
-    at_means = (summaries.key_means.to(keys.dtype).float() @ rounded.float().mT).mul_(scale * LOG2_E)
-    seen = [torch.empty_like(at_means) for _ in range(4)]
-    own_values = keys.new_empty((1, heads, groups, count, dim) if weighted else 0)
+    seen = table(4, heads, count, groups)
+    own_values = keys.new_empty(1, heads, groups, count, dim) if weighted else keys.new_empty(0)
     _probe[(triton.cdiv(groups, tiles.rows), triton.cdiv(count, CLUSTERS_AT_ONCE), heads)](
-        rounded, keys, sorted_keys.values, summaries.value_norms, summaries.value_dots,
-        rows.owners, rows.starts, rows.stops, rows.bounds,
-        *seen, own_values,
-        scale * LOG2_E, groups, count, length, rows.owners.shape[-1], CLUSTERS_AT_ONCE,
+        centroids, keys, sorted_keys.values, summaries.value_norms, summaries.value_dots,
+        rows.table, rows.bounds,
+        seen, own_values,
+        scale * LOG2_E, groups, count, length, rows.count, CLUSTERS_AT_ONCE,
         D=dim, ROWS=tiles.rows, KEYS=tiles.keys, OWN=weighted, STAGES=tiles.stages,
         **tiles.launch,
     )  # fmt: skip
-
-    extra = scaled_logits(rounded.float(), conditioning.keys, scale * LOG2_E) if conditioning.keys.shape[2] else None
-    if extra is None:
-        extra_log_sums = at_means.new_full((1, heads, groups), -torch.inf)
-    else:
-        extra_log_sums = (extra / LOG2_E).logsumexp(-1) * LOG2_E
-    log_denominators = torch.empty_like(extra_log_sums)
-    errors, masses = (at_means.new_empty(1, heads, groups, count) for _ in range(2))
-    log_weights = torch.empty_like(errors if weighted else errors[..., :0])
-    _denominators[(triton.cdiv(groups, DENOMINATORS["GROUPS"]), heads)](
-        *seen[:2], extra_log_sums, log_denominators,
-        groups, count,
-        **DENOMINATORS,
+    errors, masses, output_norms = table(1, heads, groups, count), table(1, heads, groups, count), table(1, heads, groups)
+    log_weights = table(1, heads, groups, count if weighted else 0)
+    _relate[(triton.cdiv(groups, RELATE["GROUPS"]), heads)](
+        centroids, summaries.key_means, summaries.value_means, clusters.sizes,
+        conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
+        conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
+        seen, errors, masses, log_weights, output_norms,
+        scale * LOG2_E, groups, count, conditioning.keys.shape[2],
+        D=dim, WEIGHTED=weighted, **RELATE,
     )  # fmt: skip
-    _relate[(triton.cdiv(count, RELATE["CLUSTERS"]), triton.cdiv(groups, RELATE["GROUPS"]), heads)](
-        at_means, *seen, summaries.log_sizes, summaries.value_means.square().sum(-1), log_denominators,
-        errors, masses, log_weights,
-        groups, count,
-        WEIGHTED=weighted, **RELATE,
-    )  # fmt: skip
-    return Probe(
-        errors=errors,
-        masses=masses,
-        output_norms=output_norms(
-            masses, None if extra is None else (extra - log_denominators[..., None]).exp2_(), summaries, conditioning
-        ),
-        centroids=WeightedCentroids(own_values, log_weights) if weighted else None,
-    )
+    return Probe(errors, masses, output_norms, WeightedCentroids(own_values, log_weights) if weighted else None)

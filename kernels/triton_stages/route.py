@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..settings import Settings
-from ..torch_stages.route import priorities_and_budgets
+from ..torch_stages.route import fewest_half_keys, most_half_keys, priorities_and_budgets, ranks_by_mass
 from ..types import Clusters, ExactRows, Probe, Routing
+from .tables import table_size, table_warps
 
 # Rows of one entry of the list. Smaller granules waste less at the ends of runs and cost more index loads.
 GRANULE = 16
@@ -24,7 +27,7 @@ def _threshold(b_bits, b_size, limit):
     """The largest bit pattern t for which the blocks of priority t and above have more than ``limit`` half rows; -1 for none."""
     t = tl.where(2 * tl.sum(b_size, 0) > limit, 0, -1)
     if t == 0:
-        for i_bit in tl.static_range(31):
+        for i_bit in range(31):
             higher = t | (1 << (30 - i_bit))
             t = tl.where(2 * tl.sum(tl.where(b_bits >= higher, b_size, 0), 0) > limit, higher, t)
     return t
@@ -57,14 +60,20 @@ def _first_above(b_sorted, b_value, LOG_C: tl.constexpr, SLOTS: tl.constexpr):
     return i_c
 
 
-@triton.jit(do_not_specialize=["clusters", "groups", "capacity"], do_not_specialize_on_alignment=["offsets"])
+@triton.jit(
+    do_not_specialize=["clusters", "groups", "capacity", "budget", "floor", "tokens"],
+    do_not_specialize_on_alignment=["offsets"],
+)
 def _select(
-    priorities, offsets, budgets, floors,
-    exact, entries, counts, rows,
-    clusters, groups, capacity,
+    priorities, errors, offsets, budgets,
+    exact, entries, counts, shares, skipped,
+    clusters, groups, capacity, budget, floor, tokens,
     LOG_C: tl.constexpr, GRANULE: tl.constexpr, PADDING: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    """The exact blocks of one query group of one head, and their rows as entries of at most GRANULE rows."""
+    """The exact blocks of one query group of one head, and their rows as entries of at most GRANULE rows.
+
+    Without ``priorities`` blocks rank by their error for each key; without ``budgets`` all groups have one ``budget``.
+    """
     i_group, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_list = i_h * groups + i_group
     o_c = tl.arange(0, 1 << LOG_C)  # [C]
@@ -73,20 +82,26 @@ def _select(
     b_stop = tl.load(offsets + i_h * (clusters + 1) + o_c + 1, m_c, other=0)  # [C]
     b_size = b_stop - b_start  # [C]
     m_c &= b_size > 0
-    b_priority = tl.load(priorities + i_list * clusters + o_c, m_c, other=0.0)  # [C]
+    b_error = tl.load(errors + i_list * clusters + o_c, m_c, other=0.0)  # [C]
+    if priorities is None:
+        b_priority = tl.div_rn(b_error, tl.maximum(b_size, 1).to(tl.float32))  # [C]
+    else:
+        b_priority = tl.load(priorities + i_list * clusters + o_c, m_c, other=0.0)  # [C]
 
     # Bit patterns of floats that are not negative sort as integers, so a search over the bits replaces a sort.
     b_bits = tl.where(m_c, b_priority.to(tl.int32, bitcast=True), -2)  # [C]
-    budget = tl.load(budgets + i_list)
+    if budgets is not None:
+        budget = tl.load(budgets + i_list)
     t = _threshold(b_bits, b_size, budget)
     m_exact = (b_bits > t) | ((b_bits == t) & (2 * _rows_before(b_bits, b_size, t) + b_size <= budget))  # [C]
-    floor = tl.load(floors + i_list)
     if floor > 0:
         t = _threshold(b_bits, b_size, floor - 1)
         m_exact |= (b_bits > t) | ((b_bits == t) & (2 * _rows_before(b_bits, b_size, t) < floor))
     m_exact &= m_c
     tl.store(exact + i_list * clusters + o_c, m_exact.to(tl.uint8), o_c < clusters)
-    tl.store(rows + i_list, tl.sum(tl.where(m_exact, b_size, 0), 0))
+    n_exact = tl.sum(tl.where(m_exact, b_size, 0), 0)
+    tl.store(shares + i_list, tl.div_rn(n_exact.to(tl.float32), tokens.to(tl.float32)))
+    tl.store(skipped + i_list, tl.sum(tl.where(m_exact, 0.0, b_error), 0))
 
     # Exact clusters that follow each other, with nothing but empty ones between, are one run of rows. Where a run begins:
     # the stop of the last skipped cluster before it; where it ends: the start of the next skipped one.
@@ -117,8 +132,12 @@ def route(probe: Probe, clusters: Clusters, settings: Settings) -> Routing:
 
     The same choice as the torch stage, found without a sort. See there for the arguments.
     """
-    priority, budget, floor = priorities_and_budgets(probe, clusters, settings)
-    return _routed(priority, budget, floor, clusters, most_entries(clusters.labels.shape[2], priority.shape[-1], settings))
+    tokens, count = clusters.labels.shape[2], probe.errors.shape[-1]
+    floor = fewest_half_keys(tokens, settings)
+    if settings.budget == "density" and not ranks_by_mass(settings):
+        return _routed(None, probe.errors, most_half_keys(tokens, settings), floor, clusters, most_entries(tokens, count, settings))
+    priority, budget, _ = priorities_and_budgets(probe, clusters, settings)
+    return _routed(priority, probe.errors, budget, floor, clusters, most_entries(tokens, count, settings))
 
 
 def route_given(exact: Tensor, clusters: Clusters) -> Routing:
@@ -128,39 +147,32 @@ def route_given(exact: Tensor, clusters: Clusters) -> Routing:
     """
     budget = 2 * (exact * clusters.sizes[:, :, None]).sum(-1).to(torch.int32)
     tokens, count = clusters.labels.shape[2], exact.shape[-1]
-    return _routed(exact.float().contiguous(), budget, torch.zeros_like(budget), clusters, tokens // GRANULE + count)
+    priority = exact.float().contiguous()
+    return replace(_routed(priority, priority, budget, 0, clusters, tokens // GRANULE + count), skipped_errors=None)
 
 
-def _routed(priority: Tensor, budget: Tensor, floor: Tensor, clusters: Clusters, most: int) -> Routing:
+def _routed(priority: Tensor | None, errors: Tensor, budget: Tensor | int, floor: int, clusters: Clusters, most: int) -> Routing:
     """The blocks of highest ``priority`` ``[B, H, G, C]`` within half of ``budget``, at least half of ``floor``.
 
-    ``most`` entries suffice for any group.
+    Without a ``priority`` it is the error for each key; ``most`` entries suffice for any group.
     """
-    *shape, count = priority.shape
-    tokens, device = clusters.labels.shape[2], priority.device
+    *shape, count = errors.shape
+    tokens, device = clusters.labels.shape[2], errors.device
     capacity = most + PADDING
     log_count = table_size(count)
     exact = torch.empty(*shape, count, dtype=torch.bool, device=device)
     entries = torch.empty(*shape, capacity, dtype=torch.int32, device=device)
-    counts, rows = (torch.empty(shape, dtype=torch.int32, device=device) for _ in range(2))
+    counts = torch.empty(shape, dtype=torch.int32, device=device)
+    shares, skipped = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
+    budgets, budget = (None, budget) if isinstance(budget, int) else (budget, 0)
     _select[(shape[2], shape[0] * shape[1])](
-        priority, clusters.offsets, budget, floor,
-        exact.view(torch.uint8), entries, counts, rows,
-        count, shape[2], capacity,
+        priority, errors, clusters.offsets, budgets,
+        exact.view(torch.uint8), entries, counts, shares, skipped,
+        count, shape[2], capacity, budget, floor, tokens,
         LOG_C=log_count, GRANULE=GRANULE, PADDING=PADDING, SLOTS=SLOTS,
-        num_warps=select_warps(log_count),
+        num_warps=table_warps(log_count),
     )  # fmt: skip
-    return Routing(exact, rows / tokens, ExactRows(entries, counts))
-
-
-def table_size(count: int) -> int:
-    """Logarithm of a table for ``count`` clusters: one size for all usual counts, so that a new length compiles nothing."""
-    return max(10, (count - 1).bit_length())
-
-
-def select_warps(log_count: int) -> int:
-    """Warps that hold the tables of ``2 ** log_count`` clusters in registers."""
-    return max(4, min(32, 1 << log_count >> 7))
+    return Routing(exact, shares, ExactRows(entries, counts), skipped)
 
 
 def most_entries(tokens: int, clusters: int, settings: Settings) -> int:

@@ -22,23 +22,58 @@ class RaggedTiles:
     All int32. How many tiles there are room for follows from the token count, so that nothing waits for the GPU.
 
     Attributes:
-        owners: ``[B, H, tiles]``, the cluster of each tile; C for tiles that are not needed, which come last (those of rests: in
-            their cluster's place).
-        starts: ``[B, H, tiles]``, its first row in cluster order.
-        stops: ``[B, H, tiles]``, the end of its cluster: further tiles of the cluster may lie before it.
+        table: ``[B, H, tiles, 3]``: owner, start and stop of each tile.
         bounds: ``[B, H, C + 1]``, tiles ``bounds[j]`` to ``bounds[j + 1]`` are those of cluster j; None for tiles of rests, of which
             there is one place for each cluster.
     """
 
-    owners: Tensor
-    starts: Tensor
-    stops: Tensor
+    table: Tensor
     bounds: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Tiles of a head, needed or not."""
+        return self.table.shape[2]
+
+    @property
+    def owners(self) -> Tensor:
+        """``[B, H, tiles]``: the cluster of each tile; C for tiles that are not needed, which come last (rests: in their cluster's place)."""
+        return self.table[..., 0]
+
+    @property
+    def starts(self) -> Tensor:
+        """``[B, H, tiles]``: its first row in cluster order."""
+        return self.table[..., 1]
+
+    @property
+    def stops(self) -> Tensor:
+        """``[B, H, tiles]``: the end of its cluster: further tiles of the cluster may lie before it."""
+        return self.table[..., 2]
+
+    def of_heads(self, heads: slice) -> RaggedTiles:
+        """The tiles of some heads."""
+        return RaggedTiles(self.table[:, heads], None if self.bounds is None else self.bounds[:, heads])
+
+
+@triton.jit
+def load_tile(table, i_tile):
+    """Owner, start and stop of one tile, counted over all heads."""
+    p_tile = table + i_tile * 3
+    return tl.load(p_tile), tl.load(p_tile + 1), tl.load(p_tile + 2)
+
+
+@triton.jit
+def _store_tiles(table, i_tile, b_owner, b_start, b_stop, m):
+    """Write some tiles."""
+    p_tile = table + i_tile * 3
+    tl.store(p_tile, b_owner, m)
+    tl.store(p_tile + 1, b_start, m)
+    tl.store(p_tile + 2, b_stop, m)
 
 
 @triton.jit(do_not_specialize=["clusters", "tiles", "fewest"], do_not_specialize_on_alignment=["offsets"])
 def _cut(
-    offsets, owners, starts, stops, bounds, rest_owners, rest_starts, rest_stops,
+    offsets, table, bounds, rest_table,
     clusters, tiles, fewest,
     HEIGHT: tl.constexpr, REST: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
@@ -59,43 +94,47 @@ def _cut(
     if REST > 0:
         if i_c < clusters:
             i_rest = i_start + n_tiles * HEIGHT
-            p_rest = i_h * clusters + i_c
-            tl.store(rest_owners + p_rest, tl.where(i_rest < i_stop, i_c, clusters))
-            tl.store(rest_starts + p_rest, i_rest)
-            tl.store(rest_stops + p_rest, i_stop)
+            _store_tiles(rest_table, i_h * clusters + i_c, tl.where(i_rest < i_stop, i_c, clusters), i_rest, i_stop, None)
     n_tiles = tl.where(i_c < clusters, n_tiles, tiles - n_before)
     for i_tile in range(0, n_tiles, AT_ONCE):
-        m = i_tile + o < n_tiles  # [A]
-        p_tile = i_h * tiles + n_before + i_tile + o  # [A]
-        tl.store(owners + p_tile, i_c + tl.zeros([AT_ONCE], tl.int32), m)
-        tl.store(starts + p_tile, i_start + (i_tile + o) * HEIGHT, m)
-        tl.store(stops + p_tile, i_stop + tl.zeros([AT_ONCE], tl.int32), m)
+        o_tile = i_tile + o  # [A]
+        _store_tiles(table, i_h * tiles + n_before + o_tile, i_c, i_start + o_tile * HEIGHT, i_stop, o_tile < n_tiles)
 
 
 def cut(clusters: Clusters, height: int, fewest: int = 0) -> RaggedTiles:
     """Tiles of at most ``height`` rows; an empty cluster has ``fewest`` tiles, 0 or 1."""
-    return _launch(clusters, height, 0, fewest)[0]
+    return _cut_once(clusters, height, 0, fewest)[0]
 
 
 def cut_in_two(clusters: Clusters, height: int, rest: int) -> tuple[RaggedTiles, RaggedTiles]:
     """Tiles of at most ``height`` rows, and a tile for what is left of each cluster where it is no more than ``rest`` rows."""
-    return _launch(clusters, height, rest, 0)
+    return _cut_once(clusters, height, rest, 0)
+
+
+def _cut_once(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, RaggedTiles]:
+    """Tiles and rests, of all heads at the first request and remembered with them."""
+    whole, heads = clusters.whole or (clusters, None)
+    key = (_launch, height, rest, fewest)
+    if key not in whole.derived:
+        whole.derived[key] = _launch(whole, height, rest, fewest)
+    tiles, rests = whole.derived[key]
+    return (tiles, rests) if heads is None else (tiles.of_heads(heads), rests.of_heads(heads))
 
 
 def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, RaggedTiles]:
-    *shape, tokens = clusters.labels.shape
+    batch, heads, tokens = clusters.labels.shape
     offsets = clusters.offsets.contiguous()
     count = offsets.shape[-1] - 1
 
-    def empty(size: int) -> Tensor:
-        return torch.empty(*shape, size, dtype=torch.int32, device=offsets.device)
+    def empty(*size: int) -> Tensor:
+        return torch.empty(batch, heads, *size, dtype=torch.int32, device=offsets.device)
 
     # Never more: each cluster has at most one tile that is not full, and an empty one has at most that.
-    tiles = RaggedTiles(*(empty(tokens // height + count) for _ in range(3)), empty(count + 1))
-    left = RaggedTiles(*(empty(count if rest else 0) for _ in range(3)))
-    _cut[(count + 1, shape[0] * shape[1])](
-        offsets, tiles.owners, tiles.starts, tiles.stops, tiles.bounds, left.owners, left.starts, left.stops,
-        count, tiles.owners.shape[-1], fewest,
+    tiles = RaggedTiles(empty(tokens // height + count, 3), empty(count + 1))
+    rests = RaggedTiles(empty(count if rest else 0, 3))
+    _cut[(count + 1, batch * heads)](
+        offsets, tiles.table, tiles.bounds, rests.table,
+        count, tiles.count, fewest,
         HEIGHT=height, REST=rest, AT_ONCE=TILES_AT_ONCE, num_warps=4,
     )  # fmt: skip
-    return tiles, left
+    return tiles, rests

@@ -11,8 +11,10 @@ from svg_ear.kernels import tuning
 pytest.importorskip("triton")
 # The package exports functions under the names of these modules.
 STAGES = "svg_ear.kernels.triton_stages."
-NAMES = ("attend", "cluster", "dense", "permute", "probe", "route", "summarize", "tiles")
-attend, cluster, dense, permute, probe, route, summarize, tiles = (import_module(STAGES + name) for name in NAMES)
+NAMES = ("attend", "cluster", "dense", "metric", "nearest", "permute", "probe", "route", "sort", "summarize", "tables", "tiles")
+attend, cluster, dense, metric, nearest, permute, probe, route, sort, summarize, tables, tiles = (
+    import_module(STAGES + name) for name in NAMES
+)
 
 CAPABILITIES = (80, 89, 90)
 ALL_CAPABILITIES = (*CAPABILITIES, 100, 120)
@@ -31,45 +33,68 @@ def ints(*names):
 
 def kernels(kind, dim, capability):
     """Module, kernel, signature and constexprs of every kernel of these stages for inputs of one dtype."""
-    narrow = cluster.NEAREST_FLOAT32 if kind == "*fp32" else cluster.NEAREST
-    nearest = cluster.NEAREST_WIDE if capability == 90 and kind != "*fp32" else narrow
-    x, sorting = strided("x", kind), {"order": "*i64", "offsets": "*i64"}
+    narrow = nearest.NEAREST_FLOAT32 if kind == "*fp32" else nearest.NEAREST
+    nearest_tiles = nearest.NEAREST_WIDE if capability == 90 and kind != "*fp32" else narrow
+    x, sorting, points = strided("x", kind), {"order": "*i32", "offsets": "*i32"}, {"relative": kind, "bias": "*fp32"}
     return [
         (
-            cluster, "_nearest",
-            x | {"relative": kind, "bias": "*fp32", "labels": "*i32"} | ints("heads", "tokens", "clusters", "padded"),
-            {"D": dim} | nearest,
+            sort, "_count",
+            {"labels": "*i32", "counts": "*i32"} | ints("tokens", "tiles", "clusters"),
+            {"LOG_C": 10, "TOKENS": sort.TOKENS, "num_warps": 4},
         ),
         (
-            cluster, "_choose_candidates",
+            sort, "_place",
+            {"labels": "*i32", "counts": "*i32", "sizes": "*i32"} | sorting | ints("tokens", "tiles", "clusters"),
+            {"LOG_C": 10, "TOKENS": sort.TOKENS, "CHUNK": sort.CHUNK, "num_warps": 4},
+        ),
+        (
+            metric, "_key_metric",
+            {"centroids": "*fp32", "sizes": "*i32", "metric": "*fp32", "clusters": "i32", "key_weight": "fp32"},
+            {"D": dim, "PRECISION": tuning.PRECISE} | metric.METRIC,
+        ),
+        (
+            nearest, "_points",
+            {"centroids": kind, "metric": "*fp32"} | points | ints("clusters", "padded"),
+            {"D": dim, "PRECISION": tuning.PRECISE} | nearest.POINTS,
+        ),
+        (
+            nearest, "_nearest",
+            x | points | {"labels": "*i32"} | ints("heads", "tokens", "clusters", "padded"),
+            {"D": dim} | nearest_tiles,
+        ),
+        (
+            nearest, "_scores",
+            {"last": kind, "scores": "*fp32"} | points | ints("clusters", "padded"),
+            {"D": dim} | nearest.SCORES,
+        ),
+        (
+            nearest, "_choose_candidates",
             {"scores": "*fp32", "candidates": "*i32", "clusters": "i32"},
             {"LOG_C": 10, "COUNT": 32, "num_warps": 2},
         ),
         (
             tiles, "_cut",
-            {"offsets": "*i64"} | ints("clusters", "tiles", "fewest")
-            | dict.fromkeys(("owners", "starts", "stops", "bounds", "rest_owners", "rest_starts", "rest_stops"), "*i32"),
+            {"offsets": "*i32"} | ints("clusters", "tiles", "fewest") | dict.fromkeys(("table", "bounds", "rest_table"), "*i32"),
             {"HEIGHT": 128, "REST": 64, "AT_ONCE": tiles.TILES_AT_ONCE, "num_warps": 4},
         ),
         (
-            cluster, "_nearest_candidate",
-            x | {"order": "*i64", "candidates": "*i32", "relative": kind, "bias": "*fp32", "labels": "*i32"}
-            | dict.fromkeys(("tile_owners", "tile_starts", "tile_stops"), "*i32") | ints("heads", "tokens", "clusters", "tiles"),
-            {"D": dim, "CANDIDATES": 32} | cluster.NEAR,
+            nearest, "_nearest_candidate",
+            x | points | dict.fromkeys(("order", "tiles", "candidates", "labels"), "*i32") | ints("heads", "tokens", "clusters", "padded"),
+            {"D": dim, "CANDIDATES": 32} | nearest.NEAR,
         ),
         (
             cluster, "_means",
-            x | sorting | {"previous": "*fp32", "means": "*fp32"} | ints("heads", "tokens", "clusters"),
+            x | sorting | {"previous": "*fp32", "means": "*fp32", "rounded": kind} | ints("heads", "tokens", "clusters"),
             {"D": dim} | cluster.MEANS,
         ),
         (
             permute, "_permute",
-            strided("k", kind) | strided("v", kind) | {"order": "*i64", "sorted_k": kind, "sorted_v": kind} | ints("heads", "tokens"),
+            strided("k", kind) | strided("v", kind) | {"order": "*i32", "sorted_k": kind, "sorted_v": kind} | ints("heads", "tokens"),
             {"D": dim} | permute.PERMUTE,
         ),
         (
             summarize, "_summarize",
-            {"v": kind, "offsets": "*i64", "means": "*fp32", "norms": "*fp32", "dots": "*fp32"} | ints("tokens", "clusters"),
+            {"v": kind, "offsets": "*i32", "means": "*fp32", "norms": "*fp32", "dots": "*fp32"} | ints("tokens", "clusters"),
             {"D": dim} | summarize.SUMMARIZE,
         ),
     ]  # fmt: skip
@@ -111,15 +136,13 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
         name: size for name in ("extra_k", "extra_v") for name, size in ((name, kind), (f"{name}_head", "i32"), (f"{name}_row", "i32"))
     }
     q = rows("q", kind)
-    cuts = dict.fromkeys(("tile_owners", "tile_starts", "tile_stops", "tile_bounds"), "*i32")
-    tables = dict.fromkeys(("peaks", "sums", "squares", "crosses"), "*fp32")
     return [
         (
             attend, "_attend",
             q | {"k": kind, "v": kind} | extra | {"key_means": kind, "values": kind, "weights": "*fp32", "exact": "*u8", "entries": "*i32"}
-            | {"counts": "*i32", "order": "*i64", "tile_groups": "*i32", "tile_starts": "*i32", "tile_stops": "*i32"}
+            | {"counts": "*i32", "order": "*i32", "tiles": "*i32"}
             | rows("out", kind) | {"scale": "fp32"}
-            | ints("own_row", "tokens", "clusters", "groups", "extra", "capacity", "tiles"),
+            | ints("own_row", "tokens", "clusters", "groups", "extra", "capacity"),
             {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled(attend_shapes[0]),
         ),
         (
@@ -130,27 +153,22 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
         ),
         (
             probe, "_probe",
-            dict.fromkeys(("centroids", "k", "v", "own_values"), kind) | dict.fromkeys(("norms", "dots"), "*fp32")
-            | cuts | tables | {"scale": "fp32"} | ints("groups", "clusters", "keys", "tiles", "clusters_at_once"),
+            dict.fromkeys(("k", "v", "own_values"), kind) | dict.fromkeys(("centroids", "norms", "dots", "seen"), "*fp32")
+            | dict.fromkeys(("tiles", "tile_bounds"), "*i32") | {"scale": "fp32"}
+            | ints("groups", "clusters", "keys", "tile_count", "clusters_at_once"),
             {"D": dim, "OWN": True} | tiled(probe_tiles),
         ),
         (
-            probe, "_denominators",
-            dict.fromkeys(("peaks", "sums", "extra_log_sums", "log_denominators"), "*fp32") | ints("groups", "clusters"),
-            probe.DENOMINATORS,
-        ),
-        (
             probe, "_relate",
-            tables
-            | dict.fromkeys(("at_means", "log_sizes", "mean_norms", "log_denominators", "errors", "masses", "log_weights"), "*fp32")
-            | ints("groups", "clusters"),
-            {"WEIGHTED": True} | probe.RELATE,
+            dict.fromkeys(("centroids", "key_means", "value_means", "seen", "errors", "masses", "log_weights", "output_norms"), "*fp32")
+            | extra | {"sizes": "*i32", "scale": "fp32"} | ints("groups", "clusters", "extra"),
+            {"D": dim, "WEIGHTED": True} | probe.RELATE,
         ),
         (
             route, "_select",
-            {"priorities": "*fp32", "offsets": "*i64", "exact": "*u8"}
-            | dict.fromkeys(("budgets", "floors", "entries", "counts", "rows"), "*i32") | ints("clusters", "groups", "capacity"),
-            {"LOG_C": 10, "GRANULE": route.GRANULE, "PADDING": route.PADDING, "SLOTS": route.SLOTS, "num_warps": route.select_warps(10)},
+            {"errors": "*fp32", "offsets": "*i32", "exact": "*u8", "shares": "*fp32", "skipped": "*fp32"}
+            | dict.fromkeys(("entries", "counts"), "*i32") | ints("clusters", "groups", "capacity", "budget", "floor", "tokens"),
+            {"priorities": None, "budgets": None, "LOG_C": 10, "GRANULE": route.GRANULE, "PADDING": route.PADDING, "SLOTS": route.SLOTS, "num_warps": tables.table_warps(10)},
         ),
     ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .types import Clusters
+from ..types import Clusters
 
 # The rest is Euclidean, so that no direction is free.
 KEY_WEIGHT = 0.9
