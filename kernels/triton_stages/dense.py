@@ -13,6 +13,7 @@ from .softmax import softmax_step
 
 # Keys that one program sees: few queries alone would leave most of the GPU idle.
 KEYS_AT_ONCE = 4096
+JOIN = {"ROWS": 16, "num_warps": 4}
 
 
 @triton.jit(do_not_specialize=["scale", "queries", "keys", "parts"])
@@ -46,6 +47,33 @@ def _dense(
     tl.store(part_outputs + p_row[:, None] * D + o_d, b_acc, m_row[:, None])
 
 
+@triton.jit(do_not_specialize=["queries", "parts"])
+def _join(
+    part_outputs, part_peaks, part_sums, out,
+    queries, parts,
+    D: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """ROWS queries of one head from what they saw of all parts of the keys."""
+    i_tile, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    o_row = i_tile * ROWS + tl.arange(0, ROWS)  # [R]
+    m_row = o_row < queries  # [R]
+    o_d = tl.arange(0, D)  # [D]
+    b_peak = tl.full([ROWS], -1.0e30, tl.float32)  # [R]
+    b_sum = tl.zeros([ROWS], tl.float32)  # [R]
+    b_acc = tl.zeros([ROWS, D], tl.float32)  # [R, D]
+    for i_part in range(0, parts):
+        p_row = (i_h * parts + i_part) * queries + o_row  # [R]
+        b_new = tl.maximum(b_peak, tl.load(part_peaks + p_row, m_row, other=-1.0e30))  # [R]
+        b_shrink = tl.exp2(b_peak - b_new)  # [R]
+        b_weight = tl.exp2(tl.load(part_peaks + p_row, m_row, other=-1.0e30) - b_new)  # [R]
+        b_part = tl.load(part_outputs + p_row[:, None] * D + o_d, m_row[:, None], other=0.0)  # [R, D]
+        b_acc = b_acc * b_shrink[:, None] + b_part * b_weight[:, None]
+        b_sum = b_sum * b_shrink + tl.load(part_sums + p_row, m_row, other=0.0) * b_weight
+        b_peak = b_new
+    b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)  # [R, D]
+    tl.store(out + (i_h * queries + o_row)[:, None] * D + o_d, b_out, m_row[:, None])
+
+
 def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """Dense attention of ``[1, H, T, D]`` over ``[1, H, M, D]``, last strides 1, the keys split over many programs.
 
@@ -65,6 +93,6 @@ def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
         D=dim, ROWS=tiles.rows, KEYS=tiles.keys, AT_ONCE=KEYS_AT_ONCE, STAGES=tiles.stages,
         **tiles.launch,
     )  # fmt: skip
-    weights = (peaks - peaks.amax(1, keepdim=True)).exp2_()
-    joined = (outputs * weights[..., None]).sum(1) / (sums * weights).sum(1)[..., None]
-    return joined[None].to(queries.dtype)
+    joined = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+    _join[(triton.cdiv(count, JOIN["ROWS"]), heads)](outputs, peaks, sums, joined, count, parts, D=dim, **JOIN)
+    return joined

@@ -183,7 +183,7 @@ def _nearest_candidate(
 ):  # fmt: skip
     """The nearest of the candidates of one cluster, for ROWS of its tokens; ties to the lower label. Scores as in ``_nearest``."""
     i_tile, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_c, i_start, i_stop = load_tile(tiles, i_h * tl.num_programs(0) + i_tile)
+    i_c, i_start, i_stop = load_tile(tiles + i_h * tl.num_programs(0) * 3, i_tile)
     if i_c >= clusters:
         return
     o_r = i_start + tl.arange(0, ROWS)  # [R], place in the order

@@ -34,7 +34,7 @@ def _probe(
 ):  # fmt: skip
     """ROWS mean queries of one head over some key clusters: sums over the keys of each and, if OWN, its weighted mean value.
 
-    ``seen`` ``[4, H, C, G]`` has the largest logit, and relative to it the sum of the weights, of squares and of products.
+    ``seen`` ``[H, C, 4, G]`` has the largest logit, and relative to it the sum of the weights, of squares and of products.
 
     One loop walks the tiles of all these clusters, so that the keys of the next are on their way while this one is computed.
     """
@@ -58,7 +58,7 @@ def _probe(
     b_acc = tl.zeros([ROWS, D], tl.float32)  # [R, D], of exp(a) v
     i_last = -1
     for i_t in tl.range(i_first, i_end, num_stages=STAGES):
-        i_c, i_start, i_stop = load_tile(tiles, i_h * tile_count + i_t)
+        i_c, i_start, i_stop = load_tile(tiles + i_h * tile_count * 3, i_t)
         o_k = i_start + o_key  # [K]
         m_k = o_k < i_stop  # [K]
         # Not i_start: behind the last key there is none, and zero times what lies there need not be zero.
@@ -81,12 +81,11 @@ def _probe(
         i_last = i_c
 
         if i_start + KEYS >= i_stop:
-            p_seen = seen + (i_h * clusters + i_c) * groups + o_row  # [R]
-            n_plane = tl.num_programs(2).to(tl.int64) * clusters * groups
+            p_seen = seen + (i_h * clusters + i_c) * 4 * groups + o_row  # [R]
             tl.store(p_seen, b_peak, m_row)
-            tl.store(p_seen + n_plane, b_sum, m_row)
-            tl.store(p_seen + 2 * n_plane, b_square, m_row)
-            tl.store(p_seen + 3 * n_plane, b_cross, m_row)
+            tl.store(p_seen + groups, b_sum, m_row)
+            tl.store(p_seen + 2 * groups, b_square, m_row)
+            tl.store(p_seen + 3 * groups, b_cross, m_row)
             if OWN:
                 p_own = own_values + ((i_h * groups + o_row) * clusters + i_c)[:, None] * D + o_d  # [R, D]
                 b_own = b_acc * (1 / tl.where(b_sum > 0, b_sum, 1.0))[:, None]  # [R, D]
@@ -109,8 +108,7 @@ def _relate(
     o_d = tl.arange(0, D)  # [D]
     b_q = tl.load(centroids + (i_h * groups + o_g)[:, None] * D + o_d, m_g[:, None], other=0.0)  # [G, D]
     b_q = b_q.to(extra_k.dtype.element_ty)
-    p_seen = seen + (i_h * clusters + o_c[:, None]) * groups + o_g[None, :]  # [C, G]
-    n_plane = tl.num_programs(1).to(tl.int64) * clusters * groups
+    p_seen = seen + (i_h * clusters + o_c[:, None]) * 4 * groups + o_g[None, :]  # [C, G]
 
     b_peak = tl.full([GROUPS], -1.0e30, tl.float32)  # [G]
     b_sum = tl.zeros([GROUPS], tl.float32)  # [G]
@@ -125,8 +123,8 @@ def _relate(
     b_extra_peak = b_peak  # [G]
     for i_c in range(0, clusters, CLUSTERS):
         m = (i_c + o_c < clusters)[:, None] & m_g[None, :]  # [C, G]
-        b_logit = tl.load(p_seen + i_c * groups, m, other=-1.0e30)  # [C, G]
-        b_weight = tl.load(p_seen + n_plane + i_c * groups, m, other=0.0)  # [C, G]
+        b_logit = tl.load(p_seen + 4 * i_c * groups, m, other=-1.0e30)  # [C, G]
+        b_weight = tl.load(p_seen + (4 * i_c + 1) * groups, m, other=0.0)  # [C, G]
         b_new = tl.maximum(b_peak, tl.max(b_logit, 0))  # [G]
         b_sum = b_sum * tl.exp2(b_peak - b_new) + tl.sum(b_weight * tl.exp2(b_logit - b_new[None, :]), 0)
         b_peak = b_new
@@ -140,9 +138,9 @@ def _relate(
         b_k = tl.load(key_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0).to(b_q.dtype)  # [C, D]
         b_v = tl.load(value_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0)  # [C, D]
         b_size = tl.load(sizes + p_cluster, m_c, other=0).to(tl.float32)[:, None]  # [C, 1]
-        b_logit = tl.load(p_seen + i_c * groups, m, other=0.0)  # [C, G]
-        b_square = tl.load(p_seen + 2 * n_plane + i_c * groups, m, other=0.0)  # [C, G]
-        b_cross = tl.load(p_seen + 3 * n_plane + i_c * groups, m, other=0.0)  # [C, G]
+        b_logit = tl.load(p_seen + 4 * i_c * groups, m, other=0.0)  # [C, G]
+        b_square = tl.load(p_seen + (4 * i_c + 2) * groups, m, other=0.0)  # [C, G]
+        b_cross = tl.load(p_seen + (4 * i_c + 3) * groups, m, other=0.0)  # [C, G]
         b_at_mean = tl.dot(b_k, tl.trans(b_q)) * scale  # [C, G]
         # The mean of the logits is not above their peak. Without keys there is neither.
         b_weight = tl.exp2(tl.where(b_size > 0, b_at_mean - b_logit, float("-inf")))  # [C, G]
@@ -152,7 +150,7 @@ def _relate(
         m_out = m_g[:, None] & m_c[None, :]  # [G, C]
         tl.store(errors + p_out, tl.trans(tl.maximum(b_error, 0.0) * b_scale * b_scale), m_out)
         if WEIGHTED:
-            b_mass = tl.load(p_seen + n_plane + i_c * groups, m, other=0.0)  # [C, G]
+            b_mass = tl.load(p_seen + (4 * i_c + 1) * groups, m, other=0.0)  # [C, G]
             tl.store(log_weights + p_out, tl.trans((b_logit - b_at_mean + tl.log2(b_mass)) / TO_BASE_2), m_out)
         else:
             b_mass = b_size * b_weight  # [C, G]
@@ -180,7 +178,7 @@ def probe_tokens(
         return torch.empty(shape, dtype=torch.float32, device=keys.device)
 
     # By cluster, then by group: a tile of the kernel holds many groups of one cluster.
-    seen = table(4, heads, count, groups)
+    seen = table(heads, count, 4, groups)
     own_values = keys.new_empty(1, heads, groups, count, dim) if weighted else keys.new_empty(0)
     _probe[(triton.cdiv(groups, tiles.rows), triton.cdiv(count, CLUSTERS_AT_ONCE), heads)](
         centroids, keys, sorted_keys.values, summaries.value_norms, summaries.value_dots,

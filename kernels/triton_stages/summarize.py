@@ -13,11 +13,11 @@ SUMMARIZE = {"ROWS": 32, "STAGES": 3, "num_warps": 4}
 
 @triton.jit(do_not_specialize=["tokens", "clusters"], do_not_specialize_on_alignment=["offsets"])
 def _summarize(
-    v, offsets, means, norms, dots,
+    v, offsets, means, log_sizes, norms, dots,
     tokens, clusters,
     D: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The mean value of one cluster of one head, and the products of its values with themselves and with the mean."""
+    """The mean value and log size of one cluster of one head, and the products of its values with themselves and with the mean."""
     i_c, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_start = tl.load(offsets + i_h * (clusters + 1) + i_c)
     i_stop = tl.load(offsets + i_h * (clusters + 1) + i_c + 1)
@@ -31,6 +31,8 @@ def _summarize(
         b_sum += b_v
     b_mean = tl.sum(b_sum, 0) / tl.maximum(i_stop - i_start, 1).to(tl.float32)  # [D]
     tl.store(means + (i_h * clusters + i_c) * D + o_d, b_mean)
+    n_rows = (i_stop - i_start).to(tl.float32)
+    tl.store(log_sizes + i_h * clusters + i_c, tl.where(n_rows > 0, tl.log(n_rows), float("-inf")))
     for i_r in tl.range(i_start, i_stop, ROWS, num_stages=STAGES):
         o_r = i_r + tl.arange(0, ROWS)  # [R]
         m_r = o_r < i_stop  # [R]
@@ -44,16 +46,17 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
     batch, heads, length, dim = values.shape
     count = clusters.sizes.shape[-1]
     value_means = values.new_empty(batch, heads, count, dim, dtype=torch.float32)
+    log_sizes = values.new_empty(batch, heads, count, dtype=torch.float32)
     value_norms, value_dots = (values.new_empty(batch, heads, length, dtype=torch.float32) for _ in range(2))
     _summarize[(count, batch * heads)](
-        values, clusters.offsets, value_means, value_norms, value_dots,
+        values, clusters.offsets, value_means, log_sizes, value_norms, value_dots,
         length, count,
         D=dim, **SUMMARIZE,
     )  # fmt: skip
     return Summaries(
         key_means=clusters.centroids,
         value_means=value_means,
-        log_sizes=clusters.sizes.float().log(),
+        log_sizes=log_sizes,
         value_norms=value_norms,
         value_dots=value_dots,
     )

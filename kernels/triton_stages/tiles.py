@@ -57,7 +57,7 @@ class RaggedTiles:
 
 @triton.jit
 def load_tile(table, i_tile):
-    """Owner, start and stop of one tile, counted over all heads."""
+    """Owner, start and stop of one tile of the head whose ``table`` it is."""
     p_tile = table + i_tile * 3
     return tl.load(p_tile), tl.load(p_tile + 1), tl.load(p_tile + 2)
 

@@ -56,6 +56,20 @@ def test_nothing_waits_for_the_gpu():
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_a_warm_call_launches_at_most_90_kernels():
+    """In as many chunks of heads as at 480p with 40 heads, where their number is largest."""
+    inputs = [tensor.cuda() for tensor in clustered(32_760, heads=40, dim=128, dtype=torch.bfloat16)]
+    state, timer = ClusterState(), StageTimer()
+    for _ in range(2):
+        sparse_attention(*inputs, state=state, timer=timer)
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        sparse_attention(*inputs, state=state, timer=timer)
+        torch.cuda.synchronize()
+    names = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert 20 < len(names) <= 90, names
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_everything_exact_is_dense(dtype):
     inputs = [tensor.cuda() for tensor in clustered(3000, heads=3, dim=128, dtype=dtype)]

@@ -94,7 +94,8 @@ def kernels(kind, dim, capability):
         ),
         (
             summarize, "_summarize",
-            {"v": kind, "offsets": "*i32", "means": "*fp32", "norms": "*fp32", "dots": "*fp32"} | ints("tokens", "clusters"),
+            {"v": kind, "offsets": "*i32", "means": "*fp32", "log_sizes": "*fp32", "norms": "*fp32", "dots": "*fp32"}
+            | ints("tokens", "clusters"),
             {"D": dim} | summarize.SUMMARIZE,
         ),
     ]  # fmt: skip
@@ -150,6 +151,11 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
             q | rows("k", kind) | rows("v", kind)
             | dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | {"scale": "fp32"} | ints("queries", "keys", "parts"),
             {"D": dim, "AT_ONCE": dense.KEYS_AT_ONCE} | tiled(attend_shapes[-1]),
+        ),
+        (
+            dense, "_join",
+            dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | {"out": kind} | ints("queries", "parts"),
+            {"D": dim} | dense.JOIN,
         ),
         (
             probe, "_probe",
