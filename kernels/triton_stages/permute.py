@@ -38,7 +38,7 @@ def permute(keys: Tensor, values: Tensor, clusters: Clusters) -> SortedKeys:
     """Sort keys and values ``[B, H, N, D]`` (any strides) by cluster; the values inherit the keys' labels."""
     keys, values = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (keys, values))
     batch, heads, length, dim = keys.shape
-    sorted_keys, sorted_values = (torch.empty(keys.shape, dtype=keys.dtype, device=keys.device) for _ in range(2))
+    sorted_keys, sorted_values = torch.empty(2, *keys.shape, dtype=keys.dtype, device=keys.device).unbind()
     _permute[(triton.cdiv(length, PERMUTE["ROWS"]), batch * heads)](
         keys, *keys.stride()[:3],
         values, *values.stride()[:3],

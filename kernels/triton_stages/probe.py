@@ -18,7 +18,8 @@ __all__ = ["probe_centroids", "probe_tokens"]
 
 # Key clusters that one program walks: enough to hide the loads of one behind another.
 CLUSTERS_AT_ONCE = 8
-RELATE = {"GROUPS": 16, "CLUSTERS": 32, "num_warps": 8, "num_stages": 1}
+DENOMINATORS = {"GROUPS": 16, "CLUSTERS": 64, "num_warps": 4, "num_stages": 2}
+RELATE = {"GROUPS": 32, "CLUSTERS": 32, "num_warps": 4, "num_stages": 1}
 
 
 @triton.jit(
@@ -93,14 +94,14 @@ def _probe(
 
 
 @triton.jit(do_not_specialize=["scale", "groups", "clusters", "extra"], do_not_specialize_on_alignment=["sizes"])
-def _relate(
+def _denominators(
     centroids, key_means, value_means, sizes,
     extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row,
-    seen, errors, masses, log_weights, output_norms,
+    seen, log_denominators, output_norms,
     scale, groups, clusters, extra,
     D: tl.constexpr, GROUPS: tl.constexpr, CLUSTERS: tl.constexpr, WEIGHTED: tl.constexpr,
 ):  # fmt: skip
-    """Relate what some groups of one head saw to the denominators of dense attention, and turn it to group by cluster."""
+    """The denominators of dense attention for GROUPS groups of one head, and the norm of the output by plain mean values."""
     i_g, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     o_g = i_g * GROUPS + tl.arange(0, GROUPS)  # [G]
     m_g = o_g < groups  # [G]
@@ -108,56 +109,80 @@ def _relate(
     o_d = tl.arange(0, D)  # [D]
     b_q = tl.load(centroids + (i_h * groups + o_g)[:, None] * D + o_d, m_g[:, None], other=0.0)  # [G, D]
     b_q = b_q.to(extra_k.dtype.element_ty)
-    p_seen = seen + (i_h * clusters + o_c[:, None]) * 4 * groups + o_g[None, :]  # [C, G]
-
     b_peak = tl.full([GROUPS], -1.0e30, tl.float32)  # [G]
     b_sum = tl.zeros([GROUPS], tl.float32)  # [G]
-    b_out = tl.zeros([GROUPS, D], tl.float32)  # [G, D]
+    b_acc = tl.zeros([GROUPS, D], tl.float32)  # [G, D]
     for i_t in tl.range(0, extra, CLUSTERS, num_stages=1):
         m_t = i_t + o_c < extra  # [C]
         i_row = tl.where(m_t, i_t + o_c, 0).to(tl.int64)[:, None]  # [C, 1]
         b_k = tl.load(extra_k + i_h * extra_k_head + i_row * extra_k_row + o_d)  # [C, D]
         b_v = tl.load(extra_v + i_h * extra_v_head + i_row * extra_v_row + o_d)  # [C, D]
         b_bias = tl.where(m_t, 0.0, float("-inf"))  # [C]
-        b_out, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_out, b_peak, b_sum)
-    b_extra_peak = b_peak  # [G]
-    for i_c in range(0, clusters, CLUSTERS):
-        m = (i_c + o_c < clusters)[:, None] & m_g[None, :]  # [C, G]
-        b_logit = tl.load(p_seen + 4 * i_c * groups, m, other=-1.0e30)  # [C, G]
-        b_weight = tl.load(p_seen + (4 * i_c + 1) * groups, m, other=0.0)  # [C, G]
-        b_new = tl.maximum(b_peak, tl.max(b_logit, 0))  # [G]
-        b_sum = b_sum * tl.exp2(b_peak - b_new) + tl.sum(b_weight * tl.exp2(b_logit - b_new[None, :]), 0)
-        b_peak = b_new
-    b_denominator = b_peak + tl.log2(b_sum)  # [G]
-    b_out *= tl.exp2(b_extra_peak - b_denominator)[:, None]
-
+        b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
     for i_c in range(0, clusters, CLUSTERS):
         m_c = i_c + o_c < clusters  # [C]
-        m = m_c[:, None] & m_g[None, :]  # [C, G]
+        m = m_g[:, None] & m_c[None, :]  # [G, C]
         p_cluster = i_h * clusters + i_c + o_c  # [C]
-        b_k = tl.load(key_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0).to(b_q.dtype)  # [C, D]
+        p_seen = seen + p_cluster[None, :] * 4 * groups + o_g[:, None]  # [G, C]
+        b_logit = tl.load(p_seen, m, other=-1.0e30)  # [G, C]
+        b_new = tl.maximum(b_peak, tl.max(b_logit, 1))  # [G]
+        b_shrink = tl.exp2(b_peak - b_new)  # [G]
+        b_mass = tl.load(p_seen + groups, m, other=0.0) * tl.exp2(b_logit - b_new[:, None])  # [G, C]
+        b_sum = b_sum * b_shrink + tl.sum(b_mass, 1)
+        if not WEIGHTED:
+            b_k = tl.load(key_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0).to(b_q.dtype)  # [C, D]
+            b_at_mean = tl.dot(b_q, tl.trans(b_k)) * scale - b_new[:, None]  # [G, C]
+            b_size = tl.load(sizes + p_cluster, m_c, other=0).to(tl.float32)  # [C]
+            # The mean of the logits is not above their peak. Without keys there is neither.
+            b_mass = b_size[None, :] * tl.exp2(tl.where(b_size[None, :] > 0, b_at_mean, float("-inf")))
         b_v = tl.load(value_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0)  # [C, D]
-        b_size = tl.load(sizes + p_cluster, m_c, other=0).to(tl.float32)[:, None]  # [C, 1]
-        b_logit = tl.load(p_seen + 4 * i_c * groups, m, other=0.0)  # [C, G]
-        b_square = tl.load(p_seen + (4 * i_c + 2) * groups, m, other=0.0)  # [C, G]
-        b_cross = tl.load(p_seen + (4 * i_c + 3) * groups, m, other=0.0)  # [C, G]
-        b_at_mean = tl.dot(b_k, tl.trans(b_q)) * scale  # [C, G]
-        # The mean of the logits is not above their peak. Without keys there is neither.
-        b_weight = tl.exp2(tl.where(b_size > 0, b_at_mean - b_logit, float("-inf")))  # [C, G]
-        b_error = b_square - 2 * b_weight * b_cross + b_size * b_weight * b_weight * tl.sum(b_v * b_v, 1)[:, None]  # [C, G]
-        b_scale = tl.exp2(b_logit - b_denominator[None, :])  # [C, G]
-        p_out = (i_h * groups + o_g[:, None]) * clusters + i_c + o_c[None, :]  # [G, C]
-        m_out = m_g[:, None] & m_c[None, :]  # [G, C]
-        tl.store(errors + p_out, tl.trans(tl.maximum(b_error, 0.0) * b_scale * b_scale), m_out)
-        if WEIGHTED:
-            b_mass = tl.load(p_seen + (4 * i_c + 1) * groups, m, other=0.0)  # [C, G]
-            tl.store(log_weights + p_out, tl.trans((b_logit - b_at_mean + tl.log2(b_mass)) / TO_BASE_2), m_out)
-        else:
-            b_mass = b_size * b_weight  # [C, G]
-        b_mass = tl.trans(b_mass * b_scale)  # [G, C]
-        tl.store(masses + p_out, b_mass, m_out)
-        b_out = tl.dot(tl.where(m_out, b_mass, 0.0), b_v, b_out)
+        b_acc = tl.dot(b_mass, b_v, b_acc * b_shrink[:, None])
+        b_peak = b_new
+    b_out = b_acc / b_sum[:, None]  # [G, D]
+    tl.store(log_denominators + i_h * groups + o_g, b_peak + tl.log2(b_sum), m_g)
     tl.store(output_norms + i_h * groups + o_g, tl.sum(b_out * b_out, 1), m_g)
+
+
+@triton.jit(do_not_specialize=["scale", "groups", "clusters"], do_not_specialize_on_alignment=["sizes"])
+def _relate(
+    keys, centroids, key_means, value_means, sizes, seen, log_denominators,
+    errors, masses, log_weights,
+    scale, groups, clusters,
+    D: tl.constexpr, GROUPS: tl.constexpr, CLUSTERS: tl.constexpr, WEIGHTED: tl.constexpr,
+):  # fmt: skip
+    """Relate what some groups of one head saw of some clusters to the denominators, and turn it to group by cluster.
+
+    Of ``keys`` only the dtype counts, to which the probe rounded the centroids.
+    """
+    i_c, i_g, i_h = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    o_c = i_c * CLUSTERS + tl.arange(0, CLUSTERS)  # [C]
+    o_g = i_g * GROUPS + tl.arange(0, GROUPS)  # [G]
+    o_d = tl.arange(0, D)  # [D]
+    m_c, m_g = o_c < clusters, o_g < groups  # [C], [G]
+    m = m_c[:, None] & m_g[None, :]  # [C, G]
+    p_cluster, p_group = i_h * clusters + o_c, i_h * groups + o_g  # [C], [G]
+    b_q = tl.load(centroids + p_group[:, None] * D + o_d, m_g[:, None], other=0.0)  # [G, D]
+    b_k = tl.load(key_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0)  # [C, D]
+    b_v = tl.load(value_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0)  # [C, D]
+    b_size = tl.load(sizes + p_cluster, m_c, other=0).to(tl.float32)[:, None]  # [C, 1]
+    p_seen = seen + p_cluster[:, None] * 4 * groups + o_g[None, :]  # [C, G]
+    b_peak = tl.load(p_seen, m, other=0.0)  # [C, G]
+    b_sum = tl.load(p_seen + groups, m, other=0.0)  # [C, G]
+    b_square = tl.load(p_seen + 2 * groups, m, other=0.0)  # [C, G]
+    b_cross = tl.load(p_seen + 3 * groups, m, other=0.0)  # [C, G]
+    b_at_mean = tl.dot(b_k.to(keys.dtype.element_ty), tl.trans(b_q.to(keys.dtype.element_ty))) * scale  # [C, G]
+    # The mean of the logits is not above their peak. Without keys there is neither.
+    b_weight = tl.exp2(tl.where(b_size > 0, b_at_mean - b_peak, float("-inf")))  # [C, G]
+    b_error = b_square - 2 * b_weight * b_cross + b_size * b_weight * b_weight * tl.sum(b_v * b_v, 1)[:, None]  # [C, G]
+    b_scale = tl.exp2(b_peak - tl.load(log_denominators + p_group, m_g, other=0.0)[None, :])  # [C, G]
+    p_out = p_group[:, None] * clusters + o_c[None, :]  # [G, C]
+    m_out = m_g[:, None] & m_c[None, :]  # [G, C]
+    tl.store(errors + p_out, tl.trans(tl.maximum(b_error, 0.0) * b_scale * b_scale), m_out)
+    if WEIGHTED:
+        tl.store(log_weights + p_out, tl.trans((b_peak - b_at_mean + tl.log2(b_sum)) / TO_BASE_2), m_out)
+        tl.store(masses + p_out, tl.trans(b_sum * b_scale), m_out)
+    else:
+        tl.store(masses + p_out, tl.trans(b_size * b_weight * b_scale), m_out)
 
 
 def probe_tokens(
@@ -188,14 +213,22 @@ def probe_tokens(
         D=dim, ROWS=tiles.rows, KEYS=tiles.keys, OWN=weighted, STAGES=tiles.stages,
         **tiles.launch,
     )  # fmt: skip
-    errors, masses, output_norms = table(1, heads, groups, count), table(1, heads, groups, count), table(1, heads, groups)
-    log_weights = table(1, heads, groups, count if weighted else 0)
-    _relate[(triton.cdiv(groups, RELATE["GROUPS"]), heads)](
-        centroids, summaries.key_means, summaries.value_means, clusters.sizes,
+    log_denominators, output_norms = table(2, 1, heads, groups).unbind()
+    errors, masses, *log_weights = table(3 if weighted else 2, 1, heads, groups, count).unbind()
+    log_weights = log_weights[0] if weighted else None
+    known = (centroids, summaries.key_means, summaries.value_means, clusters.sizes)
+    _denominators[(triton.cdiv(groups, DENOMINATORS["GROUPS"]), heads)](
+        *known,
         conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
         conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
-        seen, errors, masses, log_weights, output_norms,
+        seen, log_denominators, output_norms,
         scale * LOG2_E, groups, count, conditioning.keys.shape[2],
+        D=dim, WEIGHTED=weighted, **DENOMINATORS,
+    )  # fmt: skip
+    _relate[(triton.cdiv(count, RELATE["CLUSTERS"]), triton.cdiv(groups, RELATE["GROUPS"]), heads)](
+        keys, *known, seen, log_denominators,
+        errors, masses, log_weights,
+        scale * LOG2_E, groups, count,
         D=dim, WEIGHTED=weighted, **RELATE,
     )  # fmt: skip
     return Probe(errors, masses, output_norms, WeightedCentroids(own_values, log_weights) if weighted else None)

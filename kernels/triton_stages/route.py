@@ -163,7 +163,7 @@ def _routed(priority: Tensor | None, errors: Tensor, budget: Tensor | int, floor
     exact = torch.empty(*shape, count, dtype=torch.bool, device=device)
     entries = torch.empty(*shape, capacity, dtype=torch.int32, device=device)
     counts = torch.empty(shape, dtype=torch.int32, device=device)
-    shares, skipped = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
+    shares, skipped = torch.empty(2, *shape, dtype=torch.float32, device=device).unbind()
     budgets, budget = (None, budget) if isinstance(budget, int) else (budget, 0)
     _select[(shape[2], shape[0] * shape[1])](
         priority, errors, clusters.offsets, budgets,

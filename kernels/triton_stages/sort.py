@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .tables import table_size
 
-# Tokens that one program counts and puts in their places, in chunks whose tokens are all compared with each other.
-TOKENS = 2048
-CHUNK = 128
+# Tokens that one program counts and puts in their places, in chunks that are compared with the chunks before.
+TOKENS = 1024
+CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,19 @@ def _place(
         # Behind the last label there are no more tokens, so its start is the end of all.
         tl.store(offsets + i_h * (clusters + 1) + o_c, b_start, o_c <= clusters)
 
-    b_next = b_start + b_before  # [C], the place of the next token of each label
-    o_first, o_second = tl.arange(0, CHUNK)[:, None], tl.arange(0, CHUNK)[None, :]  # [S, 1], [1, S]
-    for i_n in range(i_tile * TOKENS, tl.minimum((i_tile + 1) * TOKENS, tokens), CHUNK):
-        o_n = i_n + tl.arange(0, CHUNK)  # [S]
-        m_n = o_n < tokens  # [S]
-        b_label = tl.load(labels + i_h * tokens + o_n, m_n, other=(1 << LOG_C) - 1).to(tl.int32)  # [S]
-        m_earlier = (b_label[:, None] == b_label[None, :]) & (o_second < o_first)  # [S, S]
-        b_place = tl.gather(b_next, b_label, 0) + tl.sum(m_earlier.to(tl.int32), 1)  # [S]
-        tl.store(order + i_h * tokens + b_place, o_n, m_n)
-        b_next += tl.histogram(b_label, 1 << LOG_C)
+    b_first = b_start + b_before  # [C], the place of the first token of each label in this tile
+    o_s = tl.arange(0, CHUNK)  # [S]
+    i_first = i_tile * TOKENS
+    for i_n in range(i_first, tl.minimum(i_first + TOKENS, tokens), CHUNK):
+        m_n = i_n + o_s < tokens  # [S]
+        b_label = tl.load(labels + i_h * tokens + i_n + o_s, m_n, other=(1 << LOG_C) - 1).to(tl.int32)  # [S]
+        b_place = tl.gather(b_first, b_label, 0)  # [S]
+        for i_m in range(i_first, i_n + 1, CHUNK):
+            o_m = i_m + o_s  # [S]
+            b_other = tl.load(labels + i_h * tokens + o_m, o_m < tokens, other=(1 << LOG_C) - 1).to(tl.int32)  # [S]
+            m_earlier = (b_label[:, None] == b_other[None, :]) & (o_m[None, :] < (i_n + o_s)[:, None])  # [S, S]
+            b_place += tl.sum(m_earlier.to(tl.int32), 1)
+        tl.store(order + i_h * tokens + b_place, i_n + o_s, m_n)
 
 
 def sort_by_label(labels: Tensor, count: int) -> Sorted:
@@ -89,9 +92,10 @@ def sort_by_label(labels: Tensor, count: int) -> Sorted:
     batch, heads, tokens = labels.shape
     tiles, size = triton.cdiv(tokens, TOKENS), table_size(count + 1)
     labels = labels.contiguous()
-    counts, order, offsets, sizes = (
-        torch.empty(batch, heads, length, dtype=torch.int32, device=labels.device) for length in (tiles * count, tokens, count + 1, count)
-    )
+    lengths = (tiles * count, tokens, count + 1, count)
+    memory = torch.empty(batch * heads * sum(lengths), dtype=torch.int32, device=labels.device)
+    parts = memory.split([batch * heads * length for length in lengths])
+    counts, order, offsets, sizes = (part.view(batch, heads, length) for part, length in zip(parts, lengths))
     grid = (tiles, batch * heads)
     _count[grid](labels, counts, tokens, tiles, count, LOG_C=size, TOKENS=TOKENS, num_warps=4)
     _place[grid](labels, counts, order, offsets, sizes, tokens, tiles, count, LOG_C=size, TOKENS=TOKENS, CHUNK=CHUNK, num_warps=4)

@@ -47,7 +47,7 @@ def summarize(sorted_keys: SortedKeys) -> Summaries:
     count = clusters.sizes.shape[-1]
     value_means = values.new_empty(batch, heads, count, dim, dtype=torch.float32)
     log_sizes = values.new_empty(batch, heads, count, dtype=torch.float32)
-    value_norms, value_dots = (values.new_empty(batch, heads, length, dtype=torch.float32) for _ in range(2))
+    value_norms, value_dots = values.new_empty(2, batch, heads, length, dtype=torch.float32).unbind()
     _summarize[(count, batch * heads)](
         values, clusters.offsets, value_means, log_sizes, value_norms, value_dots,
         length, count,

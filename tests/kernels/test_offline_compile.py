@@ -137,6 +137,7 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
         name: size for name in ("extra_k", "extra_v") for name, size in ((name, kind), (f"{name}_head", "i32"), (f"{name}_row", "i32"))
     }
     q = rows("q", kind)
+    known = dict.fromkeys(("centroids", "key_means", "value_means"), "*fp32") | {"sizes": "*i32"}
     return [
         (
             attend, "_attend",
@@ -165,9 +166,15 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
             {"D": dim, "OWN": True} | tiled(probe_tiles),
         ),
         (
+            probe, "_denominators",
+            known | extra | dict.fromkeys(("seen", "log_denominators", "output_norms"), "*fp32") | {"scale": "fp32"}
+            | ints("groups", "clusters", "extra"),
+            {"D": dim, "WEIGHTED": True} | probe.DENOMINATORS,
+        ),
+        (
             probe, "_relate",
-            dict.fromkeys(("centroids", "key_means", "value_means", "seen", "errors", "masses", "log_weights", "output_norms"), "*fp32")
-            | extra | {"sizes": "*i32", "scale": "fp32"} | ints("groups", "clusters", "extra"),
+            known | dict.fromkeys(("seen", "log_denominators", "errors", "masses", "log_weights"), "*fp32")
+            | {"keys": kind, "scale": "fp32"} | ints("groups", "clusters"),
             {"D": dim, "WEIGHTED": True} | probe.RELATE,
         ),
         (
