@@ -27,7 +27,7 @@ class StageTimer:
     def stage(self, name: str, device: torch.device):
         """Count the body of the ``with`` block towards ``name``."""
         if device.type == "cuda":
-            free, stream = self._free[device], torch.cuda.current_stream(device)
+            free, stream = self._free[device], torch.cuda.current_stream(device.index)
             measurement = free.pop() if free else _Measurement(device)
             measurement.name = name
             measurement.start.record(stream)

@@ -20,10 +20,12 @@ NEAREST = {"ROWS": 128, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 NEAREST_FLOAT32 = {"ROWS": 64, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
 # Tokens of one tile that are compared with the candidates of their last cluster.
 NEAR = {"ROWS": 64, "num_warps": 4}
-POINTS = {"ROWS": 16, "COLUMNS": 32, "num_warps": 4, "num_stages": 1}
+POINTS = {"ROWS": 16, "num_warps": 4, "num_stages": 1}
 # Points are padded to whole tiles of any of the above.
 PADDED = 64
-SCORES = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 1}
+SCORES = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
+# Most dimensions of one product of float32 in three parts, which takes registers.
+DIMS = 32
 # Bytes of the scores from which candidates are chosen.
 CHOICE_BYTES = 64 * 2**20
 
@@ -47,7 +49,7 @@ class Points:
 def _points(
     centroids, metric, relative, bias,
     clusters, padded,
-    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, DIMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """ROWS centroids of one head relative to their mean, in the ``metric`` if there is one: ``_nearest`` has the formula."""
     i_tile, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -67,8 +69,8 @@ def _points(
     b_relative = tl.where(m_c, b_c - b_mean[None, :], 0.0)  # [R, D]
     b_bias = tl.zeros([ROWS], tl.float32)  # [R]
     # Some dimensions at a time: the whole metric in three parts would take more registers than there are.
-    for i_k in range(0, D, COLUMNS):
-        o_k = i_k + tl.arange(0, COLUMNS)  # [K]
+    for i_k in range(0, D, DIMS):
+        o_k = i_k + tl.arange(0, DIMS)  # [K]
         b_some_mean = tl.sum(tl.where(o_d[:, None] == o_k[None, :], b_mean[:, None], 0.0), 0)  # [K]
         b_some = tl.load(p_c + o_k, m_c, other=0.0).to(tl.float32)  # [R, K]
         b_some = tl.where(m_c, b_some - b_some_mean[None, :], 0.0)
@@ -138,17 +140,20 @@ def _nearest(
 def _scores(
     last, relative, bias, scores,
     clusters, padded,
-    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DIMS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """What ROWS of the last centroids of one head score with COLUMNS of the present ones."""
     i_row, i_column, i_h = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     o_r = i_row * ROWS + tl.arange(0, ROWS)  # [R]
     o_c = i_column * COLUMNS + tl.arange(0, COLUMNS)  # [K]
-    o_d = tl.arange(0, D)  # [D]
     m_r = o_r < clusters  # [R]
-    b_last = tl.load(last + (i_h * clusters + o_r)[:, None] * D + o_d, m_r[:, None], other=0.0)  # [R, D]
-    b_c = tl.load(relative + (i_h * padded + o_c)[:, None] * D + o_d)  # [K, D]
-    b_s = tl.dot(b_last.to(b_c.dtype), tl.trans(b_c)) - tl.load(bias + i_h * padded + o_c)[None, :]  # [R, K]
+    b_s = tl.zeros([ROWS, COLUMNS], tl.float32)  # [R, K]
+    for i_d in range(0, D, DIMS):
+        o_d = i_d + tl.arange(0, DIMS)  # [D]
+        b_last = tl.load(last + (i_h * clusters + o_r)[:, None] * D + o_d, m_r[:, None], other=0.0)  # [R, D]
+        b_c = tl.load(relative + (i_h * padded + o_c)[:, None] * D + o_d)  # [K, D]
+        b_s = tl.dot(b_last, tl.trans(b_c.to(b_last.dtype)), b_s, input_precision=PRECISION)
+    b_s -= tl.load(bias + i_h * padded + o_c)[None, :]
     tl.store(scores + (i_h * clusters + o_r)[:, None] * clusters + o_c, b_s, m_r[:, None] & (o_c < clusters)[None, :])
 
 
@@ -209,8 +214,9 @@ def points(tokens: Tensor, centroids: Tensor, metric: Tensor | None) -> Points:
         count=count,
     )
     _points[(padded // POINTS["ROWS"], batch * heads)](
-        centroids.contiguous(), metric, found.relative, found.bias, count, padded, D=dim, PRECISION=PRECISE, **POINTS
-    )
+        centroids.contiguous(), metric, found.relative, found.bias, count, padded,
+        D=dim, DIMS=min(dim, DIMS), PRECISION=PRECISE, **POINTS,
+    )  # fmt: skip
     return found
 
 
@@ -247,7 +253,7 @@ def nearest_candidates(tokens: Tensor, points: Points, last: Clusters, candidate
 def _candidates(last: Tensor, points: Points, candidates: int) -> Tensor:
     """Int32 ``[B * H, C, candidates]``, ascending: the points nearest to each of the ``last`` centroids."""
     last, relative, bias = (tensor.flatten(0, 1) for tensor in (last.contiguous(), points.relative, points.bias))
-    (heads, padded), count, size = bias.shape, points.count, table_size(points.count)
+    (heads, padded, dim), count, size = relative.shape, points.count, table_size(points.count)
     near = torch.empty(heads, count, candidates, dtype=torch.int32, device=bias.device)
     # Tables of all pairs of centroids, for as many heads at once as are small beside the inputs.
     at_once = max(1, min(heads, CHOICE_BYTES // (4 * count**2)))
@@ -256,7 +262,10 @@ def _candidates(last: Tensor, points: Points, candidates: int) -> Tensor:
     for first in range(0, heads, at_once):
         some = slice(first, first + at_once)
         found = near[some]
-        _scores[(*tiles, len(found))](last[some], relative[some], bias[some], scores, count, padded, D=last.shape[-1], **SCORES)
+        _scores[(*tiles, len(found))](
+            last[some], relative[some], bias[some], scores, count, padded,
+            D=dim, DIMS=min(dim, DIMS), PRECISION=PRECISE, **SCORES,
+        )  # fmt: skip
         _choose_candidates[(len(found) * count,)](
             scores, found, count, LOG_C=size, COUNT=candidates, num_warps=max(2, table_warps(size) // 4)
         )

@@ -45,7 +45,7 @@ def kernels(kind, dim, capability):
         (
             sort, "_place",
             {"labels": "*i32", "counts": "*i32", "sizes": "*i32"} | sorting | ints("tokens", "tiles", "clusters"),
-            {"LOG_C": 10, "TOKENS": sort.TOKENS, "CHUNK": sort.CHUNK, "num_warps": 4},
+            {"LOG_C": 10, "TOKENS": sort.TOKENS, "AT_ONCE": sort.TILES_AT_ONCE, "num_warps": 8},
         ),
         (
             metric, "_key_metric",
@@ -55,7 +55,7 @@ def kernels(kind, dim, capability):
         (
             nearest, "_points",
             {"centroids": kind, "metric": "*fp32"} | points | ints("clusters", "padded"),
-            {"D": dim, "PRECISION": tuning.PRECISE} | nearest.POINTS,
+            {"D": dim, "DIMS": nearest.DIMS, "PRECISION": tuning.PRECISE} | nearest.POINTS,
         ),
         (
             nearest, "_nearest",
@@ -65,7 +65,7 @@ def kernels(kind, dim, capability):
         (
             nearest, "_scores",
             {"last": kind, "scores": "*fp32"} | points | ints("clusters", "padded"),
-            {"D": dim} | nearest.SCORES,
+            {"D": dim, "DIMS": nearest.DIMS, "PRECISION": tuning.PRECISE} | nearest.SCORES,
         ),
         (
             nearest, "_choose_candidates",
