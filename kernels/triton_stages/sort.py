@@ -14,6 +14,8 @@ from .tables import table_size
 # Tokens that one program counts, and sorts for itself to put them in their places; tiles whose counts it adds up at once.
 TOKENS = 2048
 TILES_AT_ONCE = 8
+# Triton's interpreter takes a step of Python for every element that a sort compares.
+INTERPRETED_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,15 @@ def sort_by_label(labels: Tensor, count: int) -> Sorted:
     Two passes, because labels are few and known: count those of every tile of tokens, then sort each tile and put its runs in place.
     """
     batch, heads, tokens = labels.shape
-    tiles, size = triton.cdiv(tokens, TOKENS), table_size(count + 1)
+    at_once = INTERPRETED_TOKENS if labels.device.type == "cpu" else TOKENS
+    tiles, size = triton.cdiv(tokens, at_once), table_size(count + 1)
     labels = labels.contiguous()
     counts, order, offsets, sizes = (
         torch.empty(batch, heads, length, dtype=torch.int32, device=labels.device) for length in (tiles * count, tokens, count + 1, count)
     )
     grid = (tiles, batch * heads)
-    _count[grid](labels, counts, tokens, tiles, count, LOG_C=size, TOKENS=TOKENS, num_warps=4)
+    _count[grid](labels, counts, tokens, tiles, count, LOG_C=size, TOKENS=at_once, num_warps=4)
     _place[grid](
-        labels, counts, order, offsets, sizes, tokens, tiles, count, LOG_C=size, TOKENS=TOKENS, AT_ONCE=TILES_AT_ONCE, num_warps=8
+        labels, counts, order, offsets, sizes, tokens, tiles, count, LOG_C=size, TOKENS=at_once, AT_ONCE=TILES_AT_ONCE, num_warps=8
     )
     return Sorted(order, offsets, sizes)

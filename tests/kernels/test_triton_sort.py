@@ -1,13 +1,23 @@
 import pytest
 import torch
-from triton_cases import DEVICE
+from triton_cases import DEVICE, GPU
 
 pytest.importorskip("triton")
 from svg_ear.kernels.triton_stages.sort import sort_by_label  # noqa: E402
 
 
-@pytest.mark.parametrize("kind", [torch.int16, torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize(("tokens", "count"), [(1, 1), (127, 3), (129, 129), (2049, 40), (5000, 1024), (4096, 1100)])
+@pytest.mark.parametrize(
+    ("tokens", "count", "kind"),
+    [
+        (1, 1, torch.int16),
+        (63, 3, torch.int64),
+        (64, 64, torch.int32),
+        (129, 129, torch.int16),
+        (700, 1024, torch.int32),
+        (2049, 1100, torch.int16),
+        pytest.param(30_011, 512, torch.int16, marks=pytest.mark.skipif(not GPU, reason="no CUDA GPU")),
+    ],
+)
 def test_it_sorts_stably(tokens, count, kind):
     labels = torch.randint(count, (2, 2, tokens), generator=torch.Generator().manual_seed(tokens)).to(DEVICE, kind)
     found = sort_by_label(labels, count)
