@@ -37,7 +37,7 @@ class RaggedTiles:
 
     @property
     def owners(self) -> Tensor:
-        """``[B, H, tiles]``: the cluster of each tile; C for tiles that are not needed, which come last (rests: in their cluster's place)."""
+        """``[B, H, tiles]``: the cluster of each tile; C for those not needed, which come last (rests: in their cluster's place)."""
         return self.table[..., 0]
 
     @property

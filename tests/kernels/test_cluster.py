@@ -3,8 +3,8 @@ import torch
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import Settings, reference
 from svg_ear.kernels.counts import cluster_counts
-from svg_ear.kernels.torch_stages.metric import key_metric
 from svg_ear.kernels.torch_stages.cluster import cluster, cluster_from_labels
+from svg_ear.kernels.torch_stages.metric import key_metric
 
 
 def starts(tokens, count):

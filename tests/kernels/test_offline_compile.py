@@ -181,7 +181,8 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
             route, "_select",
             {"errors": "*fp32", "offsets": "*i32", "exact": "*u8", "shares": "*fp32", "skipped": "*fp32"}
             | dict.fromkeys(("entries", "counts"), "*i32") | ints("clusters", "groups", "capacity", "budget", "floor", "tokens"),
-            {"priorities": None, "budgets": None, "LOG_C": 10, "GRANULE": route.GRANULE, "PADDING": route.PADDING, "SLOTS": route.SLOTS, "num_warps": tables.table_warps(10)},
+            {"priorities": None, "budgets": None, "LOG_C": 10, "GRANULE": route.GRANULE, "PADDING": route.PADDING, "SLOTS": route.SLOTS}
+            | {"num_warps": tables.table_warps(10)},
         ),
     ]  # fmt: skip
 
