@@ -36,6 +36,12 @@ def test_hunyuan_puts_text_first():
     assert architecture("hunyuan").layout(4, 4) == SequenceLayout(range(4))
 
 
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "ltx"])
+@pytest.mark.parametrize(("tokens", "video"), [(10, 0), (0, 0), (0, 4)])
+def test_no_video_is_a_reason_and_no_error(name, tokens, video):
+    assert architecture(name).layout(tokens, video) == UNKNOWN_TOKENS
+
+
 def test_ltx_is_nothing_but_video():
     assert architecture("ltx").layout(10, 10) == SequenceLayout(range(10))
     assert architecture("ltx").layout(11, 10) == UNKNOWN_TOKENS
