@@ -8,7 +8,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from .arguments import check_tensors, heads_at_once, layouts_of, settings_for, stages_for
+from .arguments import check_tensors, heads_at_once, layouts_of, readable, settings_for, stages_for
 from .blocks import anchored, copy_anchors, exact_blocks
 from .clustering import cluster_by_blocks, cluster_tokens
 from .settings import BlockRouting, SequenceLayout, Settings
@@ -68,6 +68,7 @@ def sparse_attention(
     check_tensors(q, k, v, layouts)
     settings = settings_for(q, settings, layouts, blocks)
     stages = stages_for(q, implementation)
+    q, k, v = map(readable, (q, k, v))
     batch, heads, length, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
     timer = timer or StageTimer()

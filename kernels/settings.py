@@ -110,7 +110,7 @@ class SequenceLayout:
     conditioning: tuple[range, ...] = ()
 
     def __post_init__(self):
-        spans = sorted((self.video, *self.conditioning), key=lambda span: span.start)
+        spans = sorted((self.video, *self.conditioning), key=lambda span: (span.start, span.stop))
         if len(self.video) == 0 or any(span.step != 1 or span.start < 0 for span in spans):
             raise ValueError(f"token ranges must be non-negative with step 1, and video not empty; got {self}")
         if any(left.stop > right.start for left, right in zip(spans, spans[1:])):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kernel_inputs import relative_error
 from svg_ear.kernels import ClusterState, SequenceLayout, Settings, sparse_attention
-from triton_cases import dtypes, inputs
+from triton_cases import arranged, dtypes, inputs, layouts
 
 pytest.importorskip("triton")
 LAYOUT = SequenceLayout(range(7, 140), (range(0, 5), range(140, 149)))
@@ -38,3 +38,14 @@ def test_a_call_gives_what_torch_gives(settings, dtype):
     # Triton rounds twice to the input dtype where torch rounds once: centroids and output. A GPU multiplies float32 in tf32.
     rounding = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-3 if q.is_cuda else 1e-6
     assert relative_error(fused, plain) < 2 * rounding
+
+
+@layouts
+@pytest.mark.parametrize("settings", [Settings(density=0.25, **COUNTS), Settings(method="svg2", density=0.2, **COUNTS)], ids=str)
+def test_strides_do_not_matter(settings, layout):
+    given = inputs(149, heads=1)
+
+    def output(tensors):
+        return sparse_attention(*tensors, settings, layouts=LAYOUT, implementation="triton").output[:, :, 7:140]
+
+    assert torch.equal(output([arranged(tensor, layout) for tensor in given]), output(given))
