@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .recording.record import find_run
-from .recording.summary import headline, report
+from .recording.summary import report, status, warnings
 
 
 class SVGEARReport(io.ComfyNode):
@@ -29,7 +29,8 @@ class SVGEARReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent) -> io.NodeOutput:
-        _, run, is_match = find_run(model, latent)
-        text = report(run, is_match)
-        status = headline(run) if run else ""
-        return io.NodeOutput(text, ui={"text": [text], "status": [status]})
+        found = find_run(model, latent)
+        text = report(found)
+        # A warning is said once, at the top of the text.
+        line = status(found.run) if found.run and not warnings(found.run) else ""
+        return io.NodeOutput(text, ui={"text": [text], "status": [line]})

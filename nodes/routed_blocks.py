@@ -55,10 +55,10 @@ class SVGEARRoutedBlocks(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent, layer=AUTOMATIC, step=AUTOMATIC, head=AUTOMATIC, branch="cond", frames=4, width=1400) -> io.NodeOutput:
-        runs, shown, is_match = find_run(model, latent)
-        chosen = choose_map(shown.trace.maps, layer, step, head, branch) if shown else None
-        picture = numpy.asarray(figure(shown, chosen, frames, width), dtype=numpy.float32) / 255
-        data = payload(runs, shown, is_match, chosen)
+        found = find_run(model, latent)
+        chosen = choose_map(found.run.trace.maps, layer, step, head, branch) if found.run else None
+        picture = numpy.asarray(figure(found.run, chosen, frames, width), dtype=numpy.float32) / 255
+        data = payload(found, chosen)
         return io.NodeOutput(torch.from_numpy(picture)[None], latent, ui={"svg_ear": [data]})
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...kernels import SequenceLayout
 from ..recording.reasons import Reason
+from ..recording.size import VideoSize
 from ..recording.trace import Place
 from .schedule import Schedule
 from .sequence import Architecture, apply_mask
@@ -50,6 +51,7 @@ class Evaluation:
         step_reason: why the step stays dense.
         branch, context_window: see :class:`StateKey`.
         inner: the attention override below ours.
+        size: of the video, None where it is not known.
         block: of the call that is running, None while it is not known to be one of the video's own attention.
         calls: attention calls so far.
     """
@@ -64,6 +66,7 @@ class Evaluation:
     branch: tuple
     context_window: tuple
     inner: Callable | None = None
+    size: VideoSize | None = None
     block: Block | None = None
     calls: int = 0
     _ordinals: Counter = field(default_factory=Counter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -14,7 +15,8 @@ from ...kernels.calibration import Profile
 from ..recording import reasons
 from ..recording.reasons import Reason, StrictModeError
 from ..recording.record import Recorder, Run
-from ..recording.summary import UNRELATED, headline
+from ..recording.size import VideoSize
+from ..recording.summary import UNRELATED, headline, status
 from .call import AttentionCall
 from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
@@ -25,6 +27,7 @@ from .options import Options
 from .schedule import Schedule
 from .sequence import find_architecture, video_grid
 from .state import StateKey, StateStore
+from .wording import in_words
 
 logger = logging.getLogger("svg_ear")
 
@@ -41,6 +44,9 @@ class Patch:
     attention override is there by then, so a later node cannot replace it unnoticed; the override works only inside
     such an evaluation. Nothing is written to the MODEL's own ``transformer_options``, so nothing can chain to itself.
     """
+
+    # The node that makes such patches.
+    name = "SVG-EAR Sparse Attention"
 
     def __init__(self, options: Options, tell: Callable[[str], None] = lambda text: None, profile: Profile | None = None):
         """``tell`` shows a line of text on the node; ``profile`` says what method ``calibrated`` computes."""
@@ -63,17 +69,18 @@ class Patch:
         self._refuse_whole_graphs(executor.class_obj)
         outer, self.run = self.run, Run(self.map_choice)
         self._begins = _is_empty(kwargs["latent_image"] if "latent_image" in kwargs else args[1] if len(args) > 1 else None)
+        self.run.latent_shapes, self.run.min_tokens = kwargs.get("latent_shapes"), self.options.min_tokens
         result = None
         try:
             result = executor(*args, **kwargs)
             if self.options.strict and not self.run.evaluations:
                 raise StrictModeError(reasons.NEVER_ASKED)
         finally:
-            run, self.run, self._schedule = self.run, outer, None
-            record = run.finish(result)
+            finished, self.run, self._schedule = self.run, outer, None
+            record = finished.finish(result)
             self.recorder.add(record)
             logger.info(headline(record))
-            self.tell(headline(record))
+            self.tell(status(record))
         return result
 
     def _refuse_whole_graphs(self, guider) -> None:
@@ -107,9 +114,16 @@ class Patch:
         transformer_options[EVALUATION] = evaluation
         transformer_options[OVERRIDE] = self.override
         holder[place] = transformer_options
-        result = executor(*args, **kwargs)
+        with self._timed(evaluation, args[0].device):
+            result = executor(*args, **kwargs)
         self._check_asked(evaluation, executor.class_obj.diffusion_model)
         return result
+
+    def _timed(self, evaluation: Evaluation, device: torch.device):
+        """Takes the time of an evaluation in a dense step."""
+        if evaluation.step_reason is None:
+            return nullcontext()
+        return self.run.dense_step(evaluation.step, device).stage("step", device)
 
     def _evaluation(self, base_model, x: Tensor, transformer_options: dict, latent_shapes) -> Evaluation | Reason:
         """The evaluation, or why nothing in it can run sparse."""
@@ -123,9 +137,15 @@ class Patch:
         if grid is None:
             return reasons.NOT_VIDEO
         schedule = self._schedule_of(transformer_options.get("sample_sigmas"), base_model.model_sampling)
-        self.run.steps = schedule.steps
+        self.run.steps, self.run.settings = schedule.steps, in_words(self.options, schedule.steps)
         inner = transformer_options.get(OVERRIDE)
-        return read_evaluation(model, architecture, grid, transformer_options, schedule, None if inner is self.override else inner)
+        evaluation = read_evaluation(model, architecture, grid, transformer_options, schedule, None if inner is self.override else inner)
+        # The windows of a longer video do not say how long it is.
+        if not evaluation.context_window:
+            evaluation.size = VideoSize.of(
+                grid, getattr(model, "patch_size", None) or (1, 1, 1), getattr(base_model, "latent_format", None)
+            )
+        return evaluation
 
     def _schedule_of(self, sample_sigmas: Tensor | None, model_sampling) -> Schedule:
         """The schedule of the sampler call that is running; reads the sigmas from their device when they are new."""
@@ -160,6 +180,8 @@ class Patch:
         evaluation.calls += 1
         dense = partial(func if evaluation.inner is None else partial(evaluation.inner, func), *args, **kwargs)
         found = decide(call, evaluation, transformer_options, self.options)
+        if found not in UNRELATED:
+            self.run.see(call.tokens, evaluation.size)
         if not isinstance(found, Reason):
             found = self._attend(call, found, evaluation, dense)
         if not isinstance(found, Reason):
@@ -168,7 +190,7 @@ class Patch:
         self._report(found, evaluation.block or evaluation.named_block(transformer_options), evaluation.step)
         if found not in reasons.SCHEDULED:
             return dense()
-        with self.run.dense_timer(call.q.device).stage("dense", call.q.device):
+        with self.run.timer.dense(call.q.device, call.shape).stage("dense", call.q.device):
             return dense()
 
     def _attend(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, dense: Callable[[], Tensor]) -> Tensor | Reason:
@@ -186,17 +208,19 @@ class Patch:
         # Blocks that share a number with another one (VACE) have no maps of their own.
         observe = self.run.trace.observer(place, call.heads) if key.ordinal == 0 or key.block_index is None else None
         if first := self._first_on(call.q.device):
-            self.tell("SVG-EAR: preparing kernels, which takes a while the first time")
+            self.tell("Preparing kernels, once")
+        state = self.states.get(key, evaluation.step)
         try:
             result = kernels.sparse_attention(
                 *call.split_heads(),
                 self.settings,
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
                 blocks=blocks,
-                state=self.states.get(key, evaluation.step),
+                state=state,
                 scale=call.options.get("scale"),
                 memory_limit=self.options.memory_limit(),
-                timer=self.run.timer(call.q.device),
+                # A layer's first call clusters anew, with other kernels than those after it.
+                timer=self.run.timer.sparse(call.q.device, call.shape, kind=state.calls == 0),
                 observe=observe,
             )
         except Exception as error:
@@ -205,7 +229,7 @@ class Patch:
             self.states.clear(call.q.device)
             return reasons.OUT_OF_MEMORY
         if first:
-            self.tell("SVG-EAR: running")
+            self.tell("Running")
         self.run.count_sparse(result.statistics, place)
         return call.arrange(result.output)
 

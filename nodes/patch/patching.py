@@ -12,8 +12,10 @@ KEY = "svg_ear"
 
 
 def patched(model, patch: Patch):
-    """A clone of ``model`` that runs through ``patch``, whatever patch of this pack was there before."""
+    """A clone of ``model`` that runs through ``patch``, whatever patch of this pack was there before; that one learns of it."""
     model = model.clone()
+    for wrapper in model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
+        wrapper.__self__.recorder.taken_over_by = patch.name
     for wrapper_type, wrapper in (
         (WrappersMP.OUTER_SAMPLE, patch.outer_sample),
         (WrappersMP.APPLY_MODEL, patch.apply_model),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from ...kernels import StageTimer, Statistics
+from .latents import latent_digest, stream_digests
 from .reasons import Reason
+from .size import VideoSize
+from .times import RunTimer, RunTimes
 from .trace import MapChoice, Place, Trace, TraceRecord
+from .words import counted
 
 # Attachment of a patched MODEL under which the Recorder is found.
 ATTACHMENT = "svg_ear"
@@ -32,11 +34,17 @@ class RunRecord:
         dense_calls: the others by reason.
         density: mean share of the video pairs computed exactly in the sparse calls; None without any.
         estimated_error: mean relative error that the probe expected of the sparse calls; None without any.
-        stage_seconds: time per stage of the sparse calls, over all devices.
+        times: how long the calls took.
+        dense_steps: steps that stayed dense.
+        tokens: of the video's own attention, the most of any call; None when there was none.
+        min_tokens: what the user wants them to be at least.
+        size: of the video; None when it is not known.
+        settings: what the user chose, in words.
+        warnings: what the user should know first.
         state_bytes: device memory that the kept clusters took at the end.
         completed: False after an error or an interrupt; density, error and times are then left out.
         latent: digest of the resulting latent, None unless completed.
-        speed_up: how many times faster a sparse call was than a dense call of the same layers' attention; None without both.
+        streams: digests of its streams where it has several, video first.
         on_cpu: whether anything ran sparse on a CPU, where the stages are plain torch and not made for speed.
         trace: what happened where; empty unless completed.
     """
@@ -48,17 +56,29 @@ class RunRecord:
     dense_calls: dict[Reason, int]
     density: float | None = None
     estimated_error: float | None = None
-    stage_seconds: dict[str, float] = field(default_factory=dict)
+    times: RunTimes = RunTimes()
+    dense_steps: int = 0
+    tokens: int | None = None
+    min_tokens: int = 0
+    size: VideoSize | None = None
+    settings: str = ""
+    warnings: tuple[str, ...] = ()
     state_bytes: int = 0
     completed: bool = True
     latent: str | None = None
-    speed_up: float | None = None
+    streams: tuple[str, ...] = ()
     on_cpu: bool = False
     trace: TraceRecord = TraceRecord()
 
 
 class Run:
-    """A sampler run in progress. Safe for one thread per device; statistics stay on their devices until the end."""
+    """A sampler run in progress. Safe for one thread per device; statistics stay on their devices until the end.
+
+    Attributes:
+        architecture, steps, min_tokens, settings: see :class:`RunRecord`.
+        latent_shapes: of the streams of a packed latent, None for others.
+        timer, trace: what takes times, and what happened where.
+    """
 
     def __init__(self, choice: MapChoice | None = None):
         self.architecture: str | None = None
@@ -67,28 +87,36 @@ class Run:
         # Evaluations in which the model asked for its attention, and whether it had to be compiled anew for that.
         self.asked = 0
         self.recompiled = False
+        self.min_tokens = 0
+        self.settings = ""
+        self.latent_shapes = None
         self.state_bytes = 0
+        self.timer = RunTimer()
         self.trace = Trace(choice)
         self._began = time.perf_counter()
         self._dense_calls: Counter[Reason] = Counter()
-        self._timers: dict[torch.device, StageTimer] = {}
-        self._dense_timers: dict[torch.device, StageTimer] = {}
-        self._timed_dense_calls = 0
+        self._dense_steps: set[int] = set()
+        self._seen: tuple[int, VideoSize | None] | None = None
+        self._warnings: dict[str, None] = {}
+        self._on_cpu = False
         self._lock = threading.Lock()
 
-    def timer(self, device: torch.device) -> StageTimer:
-        """The timer of one device."""
+    def see(self, tokens: int, size: VideoSize | None):
+        """Take note of a call of the video's own attention."""
         with self._lock:
-            return self._timers.setdefault(device, StageTimer())
+            if self._seen is None or tokens > self._seen[0]:
+                self._seen = tokens, size
 
-    def dense_timer(self, device: torch.device) -> StageTimer:
-        """The timer of the dense calls that could have run sparse, of one device; counts a call."""
+    def warn(self, text: str) -> bool:
+        """Tell the user something in the report; whether it is new."""
         with self._lock:
-            self._timed_dense_calls += 1
-            return self._dense_timers.setdefault(device, StageTimer())
+            is_new = text not in self._warnings
+            self._warnings[text] = None
+            return is_new
 
     def count_sparse(self, statistics: Statistics, place: Place):
         """Count one sparse call."""
+        self._on_cpu = self._on_cpu or statistics.density.device.type == "cpu"
         self.trace.count_sparse(statistics, place)
 
     def count_dense(self, reason: Reason) -> bool:
@@ -97,56 +125,70 @@ class Run:
             self._dense_calls[reason] += 1
             return self._dense_calls[reason] == 1
 
-    def finish(self, result: Tensor | None) -> RunRecord:
-        """Close the run; ``result`` is the sampler's latent, None when it did not get that far."""
-        density = error = latent = speed_up = None
-        trace, stages, sparse_calls = TraceRecord(), Counter(), self.trace.sparse_calls
+    def dense_step(self, step: int, device: torch.device) -> StageTimer:
+        """Count a step that stays dense; the timer of its evaluation on ``device``."""
+        with self._lock:
+            self._dense_steps.add(step)
+        return self.timer.dense_step(device)
+
+    def finish(self, result) -> RunRecord:
+        """Close the run; ``result`` is the sampler's latent of whatever kind, None when it did not get that far."""
+        trace, times, sparse_calls, means = TraceRecord(), RunTimes(), self.trace.sparse_calls, None
         # After an error the device may be unusable, and reading from it would hide the first error.
         if result is not None:
-            latent = latent_digest(result)
-            trace, means = self.trace.finish()
-            for timer in self._timers.values():
-                stages.update(timer.seconds())
-            if sparse_calls:
-                density, error = means.tolist()
-                speed_up = self._speed_up(sum(stages.values()) / sparse_calls)
+            trace, means, not_finite = self.trace.finish()
+            times = self.timer.finish()
+            if not_finite:
+                some = counted(not_finite, "of the sparse calls was", "of the sparse calls were")
+                self.warn(
+                    f"{some} not finite (NaN or infinite): the model's own numbers overflow. Choose another compute type for the model; "
+                    "these calls are left out of all means."
+                )
         # What was recorded is on the device until here.
-        self.trace = Trace()
+        self.trace, self.timer = Trace(), RunTimer()
+        tokens, size = self._seen or (None, None)
         return RunRecord(
             architecture=self.architecture,
             steps=self.steps,
             seconds=time.perf_counter() - self._began,
             sparse_calls=sparse_calls,
             dense_calls=dict(self._dense_calls.most_common()),
-            density=density,
-            estimated_error=error,
-            stage_seconds=dict(stages),
+            density=means and means[0],
+            estimated_error=means and means[1],
+            times=times,
+            dense_steps=len(self._dense_steps),
+            tokens=tokens,
+            min_tokens=self.min_tokens,
+            size=size,
+            settings=self.settings,
+            warnings=tuple(self._warnings),
             state_bytes=self.state_bytes,
             completed=result is not None,
-            latent=latent,
-            speed_up=speed_up,
-            on_cpu=any(device.type == "cpu" for device in self._timers),
+            latent=latent_digest(result),
+            streams=stream_digests(result, self.latent_shapes),
+            on_cpu=self._on_cpu,
             trace=trace,
         )
-
-    def _speed_up(self, sparse_seconds: float) -> float | None:
-        dense_seconds = sum(sum(timer.seconds().values()) for timer in self._dense_timers.values())
-        return dense_seconds / self._timed_dense_calls / sparse_seconds if dense_seconds and sparse_seconds else None
 
 
 class Recorder:
     """The last few runs of one patched model, newest last. Attached to the MODEL, it survives clones.
 
     Routing maps of older runs are dropped until those of all runs take less than ``limit`` bytes.
+
+    Attributes:
+        taken_over_by: name of the node behind this one that patches the MODEL in its place, since the last run.
     """
 
     def __init__(self, limit: int = 2**26):
+        self.taken_over_by: str | None = None
         self._runs: deque[RunRecord] = deque(maxlen=KEPT_RUNS)
         self._limit = limit
 
     def add(self, run: RunRecord):
         """Keep a finished run; the oldest goes when there are too many."""
         self._runs.append(run)
+        self.taken_over_by = None
         held = 0
         for place in reversed(range(len(self._runs))):
             kept = self._runs[place]
@@ -162,23 +204,35 @@ class Recorder:
         """The run that finished last."""
         return self._runs[-1] if self._runs else None
 
-    def find(self, latent: Tensor) -> RunRecord | None:
-        """The newest run whose result was ``latent``."""
+    def find(self, latent) -> RunRecord | None:
+        """The newest run whose result, or one of whose streams, was ``latent``."""
         digest = latent_digest(latent)
-        return next((run for run in reversed(self._runs) if run.latent == digest), None)
+        return digest and next((run for run in reversed(self._runs) if digest in (run.latent, *run.streams)), None)
 
 
-def find_run(model, latent: dict) -> tuple[list[RunRecord], RunRecord | None, bool]:
-    """All runs kept for a MODEL, newest first, the one that made a LATENT (or the newest), and whether it did make it."""
+@dataclass(frozen=True)
+class Found:
+    """What is recorded of a MODEL and a LATENT.
+
+    Attributes:
+        runs: all runs kept for the MODEL, newest first.
+        run: the one that made the LATENT, or else the newest.
+        is_match: whether it did make it.
+        is_patched: whether the MODEL comes from a node that records.
+        taken_over_by: name of the node that took that node's place behind it, None without one.
+    """
+
+    runs: tuple[RunRecord, ...] = ()
+    run: RunRecord | None = None
+    is_match: bool = False
+    is_patched: bool = False
+    taken_over_by: str | None = None
+
+
+def find_run(model, latent: dict) -> Found:
+    """The run of a MODEL that made a LATENT."""
     recorder: Recorder | None = model.get_attachment(ATTACHMENT)
     if recorder is None:
-        return [], None, False
-    samples = latent["samples"]
-    # Audio and video latents come packed in a type of ComfyUI's own.
-    match = recorder.find(samples) if isinstance(samples, Tensor) else None
-    return recorder.runs(), match or recorder.newest(), match is not None
-
-
-def latent_digest(latent: Tensor) -> str:
-    """Name a latent by its contents, in half precision because ComfyUI may pass latents on in that."""
-    return hashlib.blake2b(latent.detach().half().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+        return Found()
+    match = recorder.find(latent["samples"])
+    return Found(tuple(recorder.runs()), match or recorder.newest(), match is not None, True, recorder.taken_over_by)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -36,6 +37,10 @@ class HeadRouting:
         return sum(tensor.nbytes for tensor in (self.exact, self.errors, self.query_labels, self.key_labels))
 
 
+# The errors of all codes.
+_ERRORS = (10.0 ** (LOWEST + numpy.arange(CODES + 1, dtype="float32") / CODES * (HIGHEST - LOWEST))) * (numpy.arange(CODES + 1) > 0)
+
+
 def head_routing(routed: RoutedHeads, head: int) -> HeadRouting:
     """Copy out the routing of head number ``head``, one of ``routed.heads``; waits for nothing."""
     place = head - routed.heads.start
@@ -52,7 +57,7 @@ def head_routing(routed: RoutedHeads, head: int) -> HeadRouting:
 
 def error_of_code(codes):
     """Relative errors of the codes of :class:`HeadRouting` (a numpy array); code 0 is 0."""
-    return (10.0 ** (LOWEST + codes.astype("float32") / CODES * (HIGHEST - LOWEST))) * (codes > 0)
+    return _ERRORS[codes]
 
 
 def _groups(routed: RoutedHeads, place: int) -> tuple[Tensor, Tensor, Tensor]:

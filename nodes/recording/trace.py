@@ -113,7 +113,7 @@ class RoutingMap:
     @property
     def key_shares(self) -> numpy.ndarray:
         """Float ``[C]``: share of the queries that see the keys of each cluster exactly."""
-        return self.group_sizes @ self.exact / len(self.query_labels)
+        return self.group_sizes.astype("float32") @ self.exact.astype("float32") / len(self.query_labels)
 
     @property
     def density(self) -> float:
@@ -131,7 +131,7 @@ class TraceRecord:
 
     Attributes:
         layers: transformer blocks of the model; 0 when no call was located.
-        sparse: (branch, layer, step) -> float32 ``[2, H]``: density and estimated error of each head.
+        sparse: (branch, layer, step) -> float32 ``[2, H]``: density and estimated error of each head, NaN where they are not finite.
         dense: (layer, step) -> why the call stayed dense.
         maps: recorded routing.
         maps_left_out: chosen maps that the memory limit had no room for.
@@ -210,8 +210,11 @@ class Trace:
     def sparse_calls(self) -> int:
         return len(self._calls)
 
-    def finish(self) -> tuple[TraceRecord, Tensor]:
-        """The record, and float64 ``[2]``: density and error, means over calls (NaN without any). Waits for the devices."""
+    def finish(self) -> tuple[TraceRecord, tuple[float, float] | None, int]:
+        """The record, means of density and error over the calls (None without any), and how many calls were not finite.
+
+        Waits for the devices. Calls that are not finite count neither in means nor in cells.
+        """
         figures = _to_host([tensor for _, tensor in self._calls])
         cells = defaultdict(list)
         for (place, _), values in zip(self._calls, figures):
@@ -223,13 +226,19 @@ class Trace:
         )
         record = TraceRecord(
             layers=self._layers,
-            sparse={key: torch.stack(values).mean(0).numpy() for key, values in cells.items()},
+            sparse={key: _finite(torch.stack(values)).nanmean(0).numpy() for key, values in cells.items()},
             dense=self._dense,
             maps=maps,
             maps_left_out=self._left_out,
         )
         means = [values.double().flatten(1).mean(1) for values in figures]
-        return record, torch.stack(means).mean(0) if means else torch.full((2,), torch.nan)
+        finite = [pair for pair in means if pair.isfinite().all()]
+        return record, tuple(torch.stack(finite).mean(0).tolist()) if finite else None, len(means) - len(finite)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """``values`` with NaN for whatever is not finite."""
+    return values.where(values.isfinite(), torch.nan)
 
 
 def _to_host(tensors: list[Tensor]) -> list[Tensor]:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ..recording.record import RunRecord
 from ..recording.trace import RoutingMap
+from ..recording.words import counted, duration
 from .arrange import arranged
 from .canvas import UNITS, Canvas
 from .palette import DENSE, DENSITY, ERROR, ERROR_RANGE, EXACT, FAINT, INK, LINE, PAPER, SHARE, error_level, shade
@@ -17,7 +18,7 @@ MAP_SIZE = 600
 TABLE_X, TABLE_HEIGHT = 800, 226
 FRAMES_TOP = 930
 FRAME_GAP = 14
-TALLEST_FRAME = 300
+TALLEST_FRAME, THINNEST_FRAME = 300, 12
 
 
 def figure(run: RunRecord | None, recorded: RoutingMap | None, frames: int, width: int) -> Image.Image:
@@ -46,8 +47,9 @@ def figure(run: RunRecord | None, recorded: RoutingMap | None, frames: int, widt
 def _title(canvas: Canvas, run: RunRecord, shown: RoutingMap | None) -> None:
     canvas.text(MARGIN, 34, "SVG-EAR: what was computed exactly", 34)
     dense = sum(run.dense_calls.values())
-    facts = f"{run.architecture or 'Unknown model'}, {run.steps} steps in {run.seconds:.1f} s. "
-    facts += f"{run.sparse_calls} attention calls sparse (mean density {run.density:.1%}), {dense} dense. "
+    facts = f"{run.architecture or 'Unknown model'}, {counted(run.steps, 'step')} in {duration(run.seconds)}. "
+    density = "not finite" if run.density is None else f"{run.density:.1%}"
+    facts += f"{counted(run.sparse_calls, 'attention call')} sparse (mean density {density}), {dense} dense. "
     if shown is not None:
         facts += f"Shown: {_where(shown)}."
     canvas.text(MARGIN, 84, facts, 18, FAINT)
@@ -92,7 +94,8 @@ def _table(canvas: Canvas, y: float, run: RunRecord, branch: str, figure_number:
     for (name, layer, step), figures in trace.sparse.items():
         if name == branch:
             values[layer, step] = figures[figure_number].mean()
-    top = numpy.nanmax(values)
+    values[~numpy.isfinite(values)] = numpy.nan
+    top = float(numpy.nan_to_num(values).max(initial=0))
     colors = shade(values / top if top > 0 else values, ramp)
     colors[numpy.isnan(values)] = DENSE
     canvas.text(x - 42, y - 46, f"{title} ({branch})", 20)
@@ -108,7 +111,9 @@ def _table(canvas: Canvas, y: float, run: RunRecord, branch: str, figure_number:
     canvas.bar(x, legend, 170, ramp, "0 %", f"{top:.1%}", "")
     reasons = list(dict.fromkeys(reason.name for reason in trace.dense.values()))
     kept = ", ".join(reasons[:2]) + (" ..." if len(reasons) > 2 else "")
-    canvas.swatch(x + 210, legend - 1, DENSE, f"dense: {kept}" if kept else "not evaluated")
+    bad = not all(numpy.isfinite(figures).all() for figures in trace.sparse.values())
+    meanings = ["not finite"] * bad + [f"dense: {kept}" if kept else "not evaluated"]
+    canvas.swatch(x + 210, legend - 1, DENSE, " or ".join(meanings))
 
 
 def _write_values(canvas: Canvas, x: float, y: float, width: float, values: numpy.ndarray, top: float) -> None:
@@ -136,7 +141,8 @@ def _frame_columns(shown: RoutingMap | None, frames: int) -> tuple[list[int], fl
     chosen = sorted(set(numpy.linspace(0, count - 1, min(frames, count)).round().astype(int).tolist()))
     room = UNITS - 2 * MARGIN - FRAME_GAP * (len(chosen) - 1)
     height = min(room / len(chosen) * rows / columns, TALLEST_FRAME)
-    return chosen, height, height * columns / rows
+    # A video of one row or column is wide enough to be seen, at the cost of its proportions.
+    return chosen, max(height, THINNEST_FRAME), max(height * columns / rows, THINNEST_FRAME)
 
 
 def _video(canvas: Canvas, shown: RoutingMap | None, placed: tuple | None) -> None:

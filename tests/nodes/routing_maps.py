@@ -15,7 +15,8 @@ def routing_map(layer=1, step=2, branch="cond", head=0, groups=12, clusters=30, 
     codes = (230 * (1 - distance)).astype(np.uint8)
     rows, columns = random.permutation(groups), random.permutation(clusters)
     labels = [np.sort(random.integers(0, count, tokens)).astype(np.int16) for count in (groups, clusters)]
-    return RoutingMap(layer, step, branch, head, exact[rows][:, columns], codes[rows][:, columns], *labels, grid)
+    exact, codes = (np.ascontiguousarray(cells[rows][:, columns]) for cells in (exact, codes))
+    return RoutingMap(layer, step, branch, head, exact, codes, *labels, grid)
 
 
 def run_record(maps=None, layers=4, steps=6, heads=2, **changes):

@@ -22,7 +22,7 @@ export class Run {
     return run;
   }
 
-  /** {density, error} of a sparse call, {reason} of a dense one, or {} where nothing is known; head null takes the mean. */
+  /** {density, error} of a sparse call, {notFinite} of one without numbers, {reason} of a dense one, or {} where nothing is known; head null takes the mean. */
   cell(branch, layer, step, head = null) {
     const tables = this.branches[branch];
     if (tables) {
@@ -32,9 +32,10 @@ export class Run {
         const known = heads.map((number) => codes[first + number]).filter((code) => code !== undefined && code !== NOTHING);
         return known.length ? (known.reduce((sum, code) => sum + code, 0) / known.length / (NOTHING - 1)) * top : null;
       };
-      const density = read(tables.density);
-      if (density !== null) return { density, error: read(tables.error) };
+      const [density, error] = [read(tables.density), read(tables.error)];
+      if (density !== null && error !== null) return { density, error };
     }
+    if (this.notFinite?.some(([row, column]) => row === layer && column === step)) return { notFinite: true };
     const reason = this.reasons[this.dense[layer * this.steps + step]];
     return reason ? { reason } : {};
   }

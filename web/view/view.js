@@ -4,7 +4,7 @@ import { shade, themeOf } from "./drawing.js";
 import { MapPanel, TablePanel, VideoPanel } from "./panels.js";
 
 const EMPTY = "Run the workflow to see what SVG-EAR did. A workflow that has not changed fills this view without sampling again.";
-const NO_RUN = "No run was recorded for this MODEL: connect the one that the sampler used, behind SVG-EAR Sparse Attention.";
+const NO_RUN = "No run was recorded for this MODEL.";
 const OTHER_VERSION = "This run was recorded by another version of SVG-EAR: reload the page without its cache (Ctrl+F5), and run again.";
 const HINT = "Point at a picture to read it; click a cell or a token to choose it.";
 
@@ -75,7 +75,7 @@ export class RoutedBlocksView {
     this.runs = runs;
     this.run = runs[0] ?? null;
     this.unmatched = data?.matched === false;
-    this.empty.textContent = data?.version === VERSION ? NO_RUN : OTHER_VERSION;
+    this.empty.textContent = data?.version === VERSION ? (data.missing ?? NO_RUN) : OTHER_VERSION;
     Object.assign(this, { block: null, token: null, pinned: null });
     const { layer, step, head, branch } = { layer: 0, step: 0, head: 0, branch: "cond", ...data?.chosen, ...this.remembered.chosen };
     Object.assign(this, { layer, step, head, branch });
@@ -161,13 +161,17 @@ export class RoutedBlocksView {
     const { run } = this;
     const cell = run.cell(this.branch, this.layer, this.step, this.head);
     const place = `Layer ${this.layer}, step ${this.step}, head ${this.head}, ${this.branch}: `;
-    const told = cell.reason
-      ? `dense (${cell.reason.name})`
-      : cell.density === undefined
-        ? "not evaluated"
-        : `${percent(cell.density)} exact, estimated error ${percent(cell.error)}`;
-    const warning = this.unmatched ? "The latent matches no recorded run; the newest is shown. " : "";
-    this.summary.replaceChildren(element("div", "svg-ear-headline", warning + run.headline), element("strong", "", place + told));
+    const told = cell.notFinite
+      ? "not finite"
+      : cell.reason
+        ? `dense (${cell.reason.name})`
+        : cell.density === undefined
+          ? "not evaluated"
+          : `${percent(cell.density)} exact, estimated error ${percent(cell.error)}`;
+    const warnings = this.unmatched ? ["The latent matches no recorded run; the newest is shown."] : [];
+    // A headline without anything sparse is the warning itself.
+    if (run.layers && Object.keys(run.branches).length) warnings.push(...(run.warnings ?? []));
+    this.summary.replaceChildren(...warnings.map((text) => element("div", "svg-ear-warning", text)), element("div", "svg-ear-headline", run.headline), element("strong", "", place + told));
   }
 
   fillLegends() {
@@ -256,9 +260,10 @@ export class RoutedBlocksView {
   lookAtCell(cell) {
     if (!cell) return this.say(null);
     const [layer, step] = cell;
-    const { density, error, reason } = this.run.cell(this.branch, layer, step);
+    const { density, error, reason, notFinite } = this.run.cell(this.branch, layer, step);
     const place = `Layer ${layer}, step ${step}, mean over heads, ${this.branch}: `;
     if (reason) return this.say(`Layer ${layer}, step ${step}: dense, ${reason.name}. ${reason.sentence} ${reason.remedy}`);
+    if (notFinite) return this.say(`${place}not finite (NaN or infinite): the model's own numbers overflow.`);
     this.say(place + (density === undefined ? "not evaluated." : `${percent(density)} exact, estimated error ${percent(error)}.`));
   }
 

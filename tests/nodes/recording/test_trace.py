@@ -98,8 +98,8 @@ def test_codes_of_errors_are_close():
 
 def test_dense_and_sparse_calls_give_a_speed_up():
     record = played_run()
-    assert record.speed_up > 0 and not torch.isnan(torch.tensor(record.speed_up))
-    assert played_run(dense_first_steps=0, dense_blocks="").speed_up is None
+    assert record.times.speed_up > 0 and not torch.isnan(torch.tensor(record.times.speed_up))
+    assert played_run(dense_first_steps=0, dense_blocks="").times.speed_up is None
 
 
 @pytest.mark.parametrize(("tokens", "grid"), [(96, (3, 4, 8)), (112, None)])

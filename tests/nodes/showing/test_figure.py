@@ -60,3 +60,18 @@ def test_ramps_change_steadily_in_lightness(ramp):
 
 def test_levels_of_errors():
     assert error_level(np.array([0.0, 1e-4, 0.3])) == pytest.approx([0, 0, 1])
+
+
+def test_numbers_that_are_not_finite_are_drawn_as_gaps():
+    run = run_record()
+    everything = {place: np.full_like(figures, np.nan) for place, figures in run.trace.sparse.items()}
+    broken = replace(run, trace=replace(run.trace, sparse=everything), density=None, estimated_error=None)
+    with np.errstate(all="raise"):
+        image = np.asarray(figure(broken, run.trace.maps[0], 4, 700))
+    assert not np.array_equal(image, np.asarray(figure(run, run.trace.maps[0], 4, 700)))
+
+
+@pytest.mark.parametrize("grid", [(20, 1, 1000), (3, 1000, 1), (1, 1, 1)])
+def test_a_thin_video_is_drawn(grid):
+    recorded = routing_map(grid=grid)
+    assert figure(run_record((recorded,)), recorded, 4, 1400).width == 1400

@@ -1,0 +1,24 @@
+"""The settings of a run in words."""
+
+from __future__ import annotations
+
+from ...kernels.settings import CALIBRATED
+from .options import AUTOMATIC, CUSTOM, Options
+
+
+def in_words(options: Options, steps: int) -> str:
+    """What counts for a sampler of ``steps`` steps, by the names of the inputs."""
+    settings = options.settings()
+    parts = [f"preset {options.preset}"]
+    if options.preset == CUSTOM:
+        parts.append(f"method {settings.method}")
+    if settings.method != CALIBRATED:
+        parts.append(f"density {settings.density:.3g}" if settings.budget == "density" else f"top_p {settings.top_p:.3g}")
+    automatic = " (automatic)" if options.dense_first_steps == AUTOMATIC else ""
+    parts.append(f"dense_first_steps {options.warm_up_steps(steps)}{automatic}")
+    if options.dense_last_steps:
+        parts.append(f"dense_last_steps {options.dense_last_steps}")
+    if (options.start_percent, options.end_percent) != (0.0, 1.0):
+        parts.append(f"start_percent {options.start_percent:.3g}, end_percent {options.end_percent:.3g}")
+    parts.append(f"dense_blocks {options.dense_blocks.strip() or 'none'}")
+    return ", ".join(parts)

@@ -1,0 +1,52 @@
+"""How large a video is, in tokens and in pixels, and how large it would have to be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VideoSize:
+    """The video that a model works on.
+
+    Attributes:
+        grid: frames, rows and columns of tokens.
+        token: frames, rows and columns of pixels that a token stands for.
+    """
+
+    grid: tuple[int, int, int]
+    token: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, grid: tuple[int, int, int] | None, patch: Sequence[int] | None, latent_format) -> VideoSize | None:
+        """The size of a video of ``grid`` tokens; None where the latent format does not tell what a latent pixel is."""
+        spatial, temporal = (getattr(latent_format, f"{name}_downscale_ratio", None) for name in ("spacial", "temporal"))
+        if grid is None or patch is None or len(patch) != 3 or not spatial or not temporal:
+            return None
+        return cls(tuple(grid), (temporal * patch[0], spatial * patch[1], spatial * patch[2]))
+
+    @property
+    def tokens(self) -> int:
+        return math.prod(self.grid)
+
+    def __str__(self):
+        frames, height, width = ((count - 1) * step + 1 if axis == 0 else count * step for axis, (count, step) in enumerate(self._axes))
+        return f"{width} x {height}, {frames} frame{'' if frames == 1 else 's'}"
+
+    def reaching(self, tokens: int) -> tuple[VideoSize, VideoSize]:
+        """The smallest sizes of at least ``tokens`` tokens: one of as many frames, one of the same resolution."""
+        frames, rows, columns = self.grid
+        longer = math.ceil(tokens / (rows * columns))
+        wanted = tokens / frames
+        # The narrower side decides, so that both keep the proportions as nearly as whole tokens allow.
+        wider = next(count for count in range(columns, columns + tokens + 1) if max(round(rows * count / columns), 1) * count >= wanted)
+        return (
+            VideoSize((frames, max(round(rows * wider / columns), 1), wider), self.token),
+            VideoSize((longer, rows, columns), self.token),
+        )
+
+    @property
+    def _axes(self):
+        return tuple(zip(self.grid, self.token))
