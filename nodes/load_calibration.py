@@ -32,6 +32,11 @@ class SVGEARLoadCalibration(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        # A name that comes over a link is not known yet; execute checks it.
+        return True if name is None else profiles.problem(name) or True
+
+    @classmethod
     def fingerprint_inputs(cls, name) -> tuple:
         return profiles.stamp(profiles.path_of(name))
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..kernels.calibration import Profile, write_profile
-from .calibrating.gathering import find_calibration
-from .calibrating.profiles import FOLDER, models_folder, path_to_write
+from ..kernels.calibration import Profile
+from .calibrating.gathering import find_calibration, what_is_missing
+from .calibrating.profiles import FOLDER, models_folder, path_to_write, save, taken
+from .recording.words import counted
 
 
 class SVGEARSaveCalibration(io.ComfyNode):
@@ -52,7 +53,10 @@ class SVGEARSaveCalibration(io.ComfyNode):
                     "overwrite",
                     default=False,
                     optional=True,
-                    tooltip="Replace a file of this name. Off, a file that is there already is an error.",
+                    tooltip=(
+                        "Replace a file of this name. Off, one that another calibration wrote is refused before anything is sampled; the "
+                        "one that this calibration wrote is written again with every further run."
+                    ),
                 ),
                 io.Int.Input(
                     "largest_mb",
@@ -68,26 +72,26 @@ class SVGEARSaveCalibration(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name="calibration") -> bool | str:
-        # A name that comes over a link is not known yet; execute checks it.
-        if name is None:
+    def validate_inputs(cls, name="calibration", overwrite=False) -> bool | str:
+        # What comes over a link is not known yet; execute checks it.
+        if name is None or overwrite is None:
             return True
         try:
-            path_to_write(name)
+            # Before anything is sampled: a name that is taken would fail the last run only.
+            return taken(path_to_write(name), overwrite) or True
         except ValueError as error:
             return str(error)
-        return True
 
     @classmethod
     def execute(cls, model, latent, name, runs=4, overwrite=False, largest_mb=64) -> io.NodeOutput:
         patch = find_calibration(model)
         if patch is None:
             raise ValueError("this MODEL gathers nothing: connect the MODEL of SVG-EAR Calibrate, or of a node behind it")
-        path, gathered = path_to_write(name), patch.calibration.runs
-        if gathered < runs:
-            text = f"{gathered} of {runs} runs gathered. Queue again with another prompt and seed."
+        path, calibration = path_to_write(name), patch.calibration
+        if calibration.runs < runs:
+            text = "\n".join(filter(None, (what_is_missing(patch, runs), taken(path, overwrite, calibration))))
         else:
-            written = write_profile(path, patch.found(), made_by=_version(), overwrite=overwrite, largest=largest_mb * 10**6)
+            written = save(path, calibration, patch.found(), overwrite, made_by=_version(), largest=largest_mb * 10**6)
             text = summary(written, path)
         return io.NodeOutput(text, ui={"text": [text], "status": [text.splitlines()[0]]})
 
@@ -100,7 +104,7 @@ def summary(profile: Profile, path: Path) -> str:
     shapes = ", ".join(f"{name} {share:.0%}" for name, share in profile.shape_shares().items())
     return "\n".join(
         (
-            f"Saved models/{FOLDER}/{place}, {takes}, from {profile.prompts} runs",
+            f"Saved models/{FOLDER}/{place}, {takes}, from {counted(profile.prompts, 'run')}",
             f"Model: {profile.model.architecture}, {profile.model.layers} layers, {profile.model.heads} heads of {profile.model.head_dim}",
             f"Video: {grid} tokens (frames x rows x columns)",
             f"Steps: {len(profile.sigmas)} of {profile.steps}, noise levels {profile.sigmas[0]:.3g} to {profile.last_sigma:.3g}",

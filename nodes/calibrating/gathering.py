@@ -13,12 +13,18 @@ from ..patch.call import AttentionCall
 from ..patch.evaluation import Evaluation
 from ..patch.identity import model_identity
 from ..patch.options import Options
-from ..patch.override import Patch
+from ..patch.override import Patch, logger
 from ..patch.schedule import Schedule
 from ..patch.state import StateKey
 from ..recording.reasons import Reason
 from ..recording.record import Run
+from ..recording.summary import cause
+from ..recording.words import counted
 
+LENGTH_CHANGES = (
+    "Not gathered: the number of tokens changes within the run, as in context windows of different lengths. Switch causal_window_fix of "
+    "the context windows off and make all windows of one length, or calibrate without them."
+)
 # Attachment of a patched MODEL under which its CalibratingPatch is found.
 CALIBRATION = "svg_ear_calibration"
 
@@ -30,7 +36,12 @@ class CalibratingPatch(Patch):
         calibration: what learns.
         min_tokens: shorter sequences are not looked at.
         tell: shows a line of text on the node.
+
+    Attributes:
+        trouble: why the last run was not counted, None when it was.
     """
+
+    name = "SVG-EAR Calibrate"
 
     def __init__(self, calibration: Calibration, min_tokens: int, tell: Callable[[str], None] = lambda text: None):
         super().__init__(Options(dense_first_steps=0, dense_blocks="", record_limit_mb=0, min_tokens=min_tokens), tell)
@@ -38,20 +49,37 @@ class CalibratingPatch(Patch):
         self._gathering: CalibrationRun | None = None
         # Two devices may make their first call at once.
         self._starting = threading.Lock()
+        self.trouble: str | None = None
+        # Whether the number of video tokens is not the same in all calls of the run.
+        self._changes = False
         # What was calibrated, and where.
         self._profiled: tuple[ModelIdentity, torch.device] | None = None
 
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run: count it when it ends well."""
-        outer, self._gathering, self.run = self._gathering, None, Run()
+        outer, self._gathering, self.run, self._changes = self._gathering, None, Run(), False
+        self.run.min_tokens = self.options.min_tokens
+        result = None
         try:
             result = executor(*args, **kwargs)
-            if self._gathering is not None:
+            if self._gathering is not None and not self._changes:
                 self._gathering.finish()
-                self.tell(f"SVG-EAR: {self.calibration.runs} runs gathered")
+                self.tell(f"{counted(self.calibration.runs, 'run')} gathered")
         finally:
-            self._gathering, self._schedule = outer, None
+            run, counts, self._gathering, self._schedule = self.run, self._gathering is not None and not self._changes, outer, None
+            record = run.finish(result)
+            self.recorder.add(record)
+            # After an error or an interrupt that is the reason, which the user knows.
+            self.trouble = (
+                None if counts or not record.completed else LENGTH_CHANGES if self._changes else f"Not looked at: {cause(record)}"
+            )
+        if self.trouble and not self._changes:
+            self._warn(self.trouble)
         return result
+
+    def _warn(self, text: str) -> None:
+        logger.warning("calibrating: %s", text)
+        self.tell(text)
 
     def found(self) -> Profile:
         """What the finished runs agree on; ValueError when nothing was gathered."""
@@ -70,7 +98,10 @@ class CalibratingPatch(Patch):
         with self._starting:
             if self._gathering is None:
                 self._gathering = self._start(call, key, evaluation, schedule)
-        if self._gathering.wants(evaluation.step):
+            if len(key.layouts[0].video) != self._gathering.tokens and not self._changes:
+                self._changes = True
+                self._warn(LENGTH_CHANGES)
+        if self._gathering.wants(evaluation.step) and not self._changes:
             self._observe(call, key, evaluation, output)
         return output
 
@@ -82,7 +113,7 @@ class CalibratingPatch(Patch):
             progress=schedule.progress,
             heads=call.heads * evaluation.block.layers,
         )
-        self.tell(f"SVG-EAR: looking at {len(run.looked_at)} of {len(schedule.progress)} steps")
+        self.tell(f"Looking at {len(run.looked_at)} of {counted(len(schedule.progress), 'step')}")
         return run
 
     def _observe(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, output: Tensor) -> None:
@@ -99,9 +130,18 @@ class CalibratingPatch(Patch):
         )
         self._profiled = model_identity(evaluation.model, call.heads, call.head_dim), q.device
         if block.layer == 0:
-            self.tell(f"SVG-EAR: gathering at {len(self._gathering.looked_at)} steps, last at {evaluation.step + 1}")
+            self.tell(f"Gathering at {counted(len(self._gathering.looked_at), 'step')}, last at {evaluation.step + 1}")
 
 
 def find_calibration(model) -> CalibratingPatch | None:
     """The calibration that a MODEL carries, None without one."""
     return model.get_attachment(CALIBRATION)
+
+
+def what_is_missing(patch: CalibratingPatch, runs: int) -> str:
+    """Why there are fewer than ``runs`` runs, and what to do."""
+    text = f"{patch.calibration.runs} of {counted(runs, 'run')} gathered. "
+    later = patch.recorder.taken_over_by
+    if later:
+        return f"{text}A later node took over: bypass the {later} behind SVG-EAR Calibrate, and queue again."
+    return text + (patch.trouble or "Queue again with another prompt and seed.")

@@ -5,25 +5,65 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import folder_paths
 from comfy_api.latest import io
 
-from ...kernels.calibration import Profile, ProfileError, read_profile
+from ...kernels.calibration import Calibration, Profile, ProfileError, read_profile, write_profile
 
 FOLDER = "svg_ear"
 ENDING = ".safetensors"
+NOTHING_YET = "none yet: run SVG-EAR Calibrate first"
 # The socket between SVG-EAR Load Calibration and SVG-EAR Sparse Attention.
 ProfileType = io.Custom("SVG_EAR_PROFILE")
 # Words and dashes, in subfolders or not: nothing that leaves the folder or means something to a file system.
 NAME = re.compile(r"(?:[\w][\w .()+-]*/)*[\w][\w .()+-]*")
 
+# Which of the calibrations that are still in memory wrote a file.
+_WRITERS: WeakValueDictionary[Path, Calibration] = WeakValueDictionary()
+
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)), is_default=True)
 
 
 def listed() -> list[str]:
-    """The names to choose from, sorted."""
-    return sorted(name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(ENDING))
+    """The names to choose from, sorted; without any, one line that says what to do."""
+    return sorted(name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(ENDING)) or [NOTHING_YET]
+
+
+def problem(name: str) -> str | None:
+    """Why a calibration cannot be loaded, None when it is there."""
+    if name == NOTHING_YET:
+        return f"there is no calibration in models/{FOLDER} yet: make one with SVG-EAR Calibrate and SVG-EAR Save Calibration, then press R"
+    try:
+        path_of(name)
+    except ProfileError as error:
+        return str(error)
+    return None
+
+
+def taken(path: Path, overwrite: bool, calibration: Calibration | None = None) -> str | None:
+    """Why a calibration cannot be saved at ``path``, None when it can.
+
+    A file that the same calibration wrote may be written again with more runs; where the ``calibration`` is not known yet, one
+    that any calibration in memory wrote.
+    """
+    writer = _WRITERS.get(path)
+    is_own = writer is not None if calibration is None else writer is calibration
+    if overwrite or is_own or not path.exists():
+        return None
+    place = path.relative_to(models_folder()).as_posix()
+    return f"models/{FOLDER}/{place} exists already; choose another name, or switch overwrite on"
+
+
+def save(path: Path, calibration: Calibration, profile: Profile, overwrite: bool, **options) -> Profile:
+    """Write a calibration and remember whose it is; see ``write_profile``. Raises ProfileError where :func:`taken`."""
+    reason = taken(path, overwrite, calibration)
+    if reason is not None:
+        raise ProfileError(f"{reason}. The runs that were gathered are kept.")
+    written = write_profile(path, profile, overwrite=True, **options)
+    _WRITERS[path] = calibration
+    return written
 
 
 def path_to_write(name: str) -> Path:

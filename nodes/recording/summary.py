@@ -39,7 +39,7 @@ def headline(run: RunRecord) -> str:
     if not run.completed:
         parts = ["stopped early", *parts]
     elif not run.sparse_calls:
-        parts = [f"nothing ran sparse: {_cause(run)}"]
+        parts = [f"nothing ran sparse: {cause(run)}"]
     if run.density is not None:
         parts.append(f"{run.density:.1%} of the pairs exact")
     if run.completed:
@@ -87,7 +87,7 @@ def nothing_recorded(found: Found) -> str:
 
 def warnings(run: RunRecord) -> list[str]:
     """What the user should know first."""
-    nothing = [f"nothing ran sparse: {_cause(run)}"] if run.completed and not run.sparse_calls else []
+    nothing = [f"nothing ran sparse: {cause(run)}"] if run.completed and not run.sparse_calls else []
     return [*nothing, *run.warnings]
 
 
@@ -183,7 +183,7 @@ def _cause_name(run: RunRecord) -> str:
     return reason.name
 
 
-def _cause(run: RunRecord) -> str:
+def cause(run: RunRecord) -> str:
     """The likeliest reason why nothing ran sparse, with what to change."""
     if not run.dense_calls:
         return NEVER_CALLED

@@ -79,14 +79,74 @@ def test_other_step_counts_take_the_nearest_level(client):
 
 
 def test_nothing_is_overwritten_unasked(comfyui, client):
-    client.run(calibrating("kept")[0].nodes)
+    """Told before anything is sampled; what this calibration wrote grows with it."""
     path = comfyui.base / "models" / "svg_ear" / "kept.safetensors"
-    before = path.read_bytes()
-    failed = client.attempt(calibrating("kept", seed=7)[0].nodes)
-    assert failed.status == "error" and "choose another name, or switch overwrite on" in failed.error["exception_message"]
-    assert path.read_bytes() == before
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"somebody else's")
+    refused = calibrating("kept")[0]
+    latent = next(name for name, node in refused.nodes.items() if node["class_type"] == "SVGEARTestSave")
+    # ComfyUI would run what leads to another output node.
+    del refused.nodes[latent]
+    client.reset_counters()
+    with pytest.raises(PromptRejected, match="exists already; choose another name, or switch overwrite on"):
+        client.run(refused.nodes)
+    assert path.read_bytes() == b"somebody else's" and client.state()["evaluations"] == 0
     client.run(calibrating("kept", seed=8, overwrite=True)[0].nodes)
-    assert path.read_bytes() != before
+    graph, _, saved = calibrating("kept", seed=9)
+    assert "kept.safetensors" in (text := client.run(graph.nodes).text(saved)) and "from 2 runs" in text
+
+
+def test_a_name_that_is_taken_meanwhile_is_said_before_the_last_run(comfyui, client):
+    graph, _, saved = calibrating("meanwhile", runs=2, restart=11)
+    client.run(graph.nodes)
+    client.run(calibrating("meanwhile", seed=1, runs=2, restart=11)[0].nodes)
+    # Another calibration, while the one that wrote the file is still known.
+    graph, _, saved = calibrating("meanwhile", runs=2, restart=12)
+    assert "exists already" in client.run(graph.nodes).text(saved)
+
+
+def test_a_later_node_that_takes_over_is_named(client):
+    graph = Graph()
+    model = graph.add("SVGEARCalibrate", model=graph.load("wan21_t2v"), min_tokens=0, restart=21)[0]
+    sampled = graph.sample(
+        graph.attention(model),
+        graph.latent(LARGER),
+        positive=graph.conditioning("wan21_t2v", 1),
+        negative=graph.conditioning("wan21_t2v", 2),
+        steps=STEPS,
+        seed=5,
+    )
+    saved = graph.add("SVGEARSaveCalibration", model=model, latent=sampled, name="behind", runs=1)
+    text = client.run(graph.nodes).text(saved)
+    assert text == (
+        "0 of 1 run gathered. A later node took over: bypass the SVG-EAR Sparse Attention behind SVG-EAR Calibrate, and queue again."
+    )
+
+
+def test_a_missing_calibration_is_named_before_anything_runs(comfyui, client):
+    with pytest.raises(PromptRejected, match="there is no calibration 'gone.safetensors' in models/svg_ear"):
+        client.run(following("gone").graph.nodes)
+    folder = comfyui.base / "models" / "svg_ear"
+    kept = folder.with_name("svg_ear_kept")
+    folder.rename(kept)
+    folder.mkdir()
+    try:
+        (choices, *_) = _options(client)
+        assert choices == ["none yet: run SVG-EAR Calibrate first"]
+        graph = following("gone").graph
+        for node in graph.nodes.values():
+            if node["class_type"] == "SVGEARLoadCalibration":
+                node["inputs"]["name"] = choices[0]
+        with pytest.raises(PromptRejected, match="make one with SVG-EAR Calibrate"):
+            client.run(graph.nodes)
+    finally:
+        folder.rmdir()
+        kept.rename(folder)
+
+
+def _options(client):
+    kind, options = client.object_info("SVGEARLoadCalibration")["input"]["required"]["name"]
+    return kind if isinstance(kind, list) else options["options"], options
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/../../outside", "/etc/outside", "", "C:\\outside", ".hidden"])

@@ -149,6 +149,29 @@ def test_later_of_two_nodes_counts_alone(client):
     assert relative_error(latent, dense) < 1e-4
 
 
+def test_the_report_of_the_earlier_of_two_nodes_says_so(client):
+    graph = Graph()
+    first = graph.attention(graph.load("wan21_t2v"), **EVERYTHING_SPARSE)
+    sampled = graph.sample(
+        graph.attention(first, **EVERYTHING_EXACT),
+        graph.latent(SMALL),
+        positive=graph.conditioning("wan21_t2v", 1),
+        negative=graph.conditioning("wan21_t2v", 2),
+        steps=2,
+        seed=77,
+    )
+    shown = graph.show(graph.add("SVGEARReport", model=first, latent=sampled)[0])
+    text = client.run(graph.nodes).text(shown)
+    assert text.startswith("No run recorded. A later node took over") and "SVG-EAR Sparse Attention" in text
+
+
+def test_the_report_says_what_would_be_long_enough(client):
+    _, text = run(client, wan({"min_tokens": 1000}, steps=STEPS, report=True))
+    found = re.search(r"Tokens: 144 \(128 x 96, 9 frames\), below the min_tokens of 1,000; long enough would be (.+), or (.+)", text)
+    assert found[1].endswith("9 frames") and found[2].startswith("128 x 96")
+    assert "Settings: preset balanced" in text and text.count("The sequence is shorter") == 1
+
+
 def test_report_warns_when_nothing_ran_sparse(client):
     _, text = run(client, wan({"min_tokens": 100000}, steps=STEPS, report=True))
     assert "WARNING: nothing ran sparse: short-sequence" in text
@@ -177,7 +200,7 @@ def test_report_finds_the_run_of_the_latent(client):
         if steps is None:
             assert text.startswith(("The latent matches no recorded run", "No run recorded"))
         else:
-            assert f"{steps} steps" in text and sparse_calls(text) == steps * 2
+            assert f"{steps} step{'s' * (steps > 1)}," in text and sparse_calls(text) == steps * 2
 
 
 @pytest.mark.parametrize(

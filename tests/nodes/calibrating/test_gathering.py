@@ -8,7 +8,7 @@ import pytest
 import torch
 from fake_comfyui import DIM, HEADS, MODELS, Harness, dense, flow_schedule, flow_sigma, qkv
 from svg_ear.kernels.calibration import Calibration
-from svg_ear.nodes.calibrating.gathering import CalibratingPatch
+from svg_ear.nodes.calibrating.gathering import CalibratingPatch, what_is_missing
 from svg_ear.nodes.patch.identity import ProfileMismatch, model_identity
 from svg_ear.nodes.patch.options import Options
 from svg_ear.nodes.patch.schedule import Schedule
@@ -241,3 +241,36 @@ def test_dropping_attends_to_the_kept_blocks_alone():
     expected = scaled_dot_product_attention(*heads_first, attn_mask=mask).transpose(1, 2).flatten(2)
     assert not mask.all()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_windows_of_different_lengths_stay_dense_and_say_so_once(caplog):
+    played, told, outputs = Gathering(), [], []
+    played.patch.tell = told.append
+    longer = (1, 16, 4, 20, 32)
+
+    def windows():
+        for step in range(2):
+            for shape in (SHAPE, longer, longer):
+                played.evaluate(lambda attention: outputs.append(attention(*video(shape), HEADS)), step=step, shape=shape)
+        return torch.zeros(1)
+
+    with caplog.at_level("WARNING"):
+        played.patch.outer_sample(windows)
+    assert len(outputs) == played.dense_calls == 6 and played.patch.calibration.runs == 0
+    assert len([text for text in told if "causal_window_fix" in text]) == 1
+    assert sum("causal_window_fix" in entry.message for entry in caplog.records) == 1
+    assert what_is_missing(played.patch, 2).startswith("0 of 2 runs gathered. Not gathered: the number of tokens changes")
+    played.run()
+    assert what_is_missing(played.patch, 2) == "1 of 2 runs gathered. Queue again with another prompt and seed."
+
+
+def test_what_is_missing_has_its_reason():
+    played = Gathering(min_tokens=10**6)
+    played.run()
+    assert "Not looked at: short-sequence" in what_is_missing(played.patch, 1)
+    fresh = Gathering()
+    fresh.patch.recorder.taken_over_by = "SVG-EAR Sparse Attention"
+    assert "A later node took over: bypass the SVG-EAR Sparse Attention" in what_is_missing(fresh.patch, 1)
+    with pytest.raises(RuntimeError, match="planted"):
+        fresh.run(fail=True)
+    assert "Queue again" in what_is_missing(fresh.patch, 1)
