@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension
 
 from .attention import SVGEARAttention
 from .calibrate import SVGEARCalibrate
+from .compare import SVGEARCompare
 from .load_calibration import SVGEARLoadCalibration
 from .report import SVGEARReport
 from .routed_blocks import SVGEARRoutedBlocks
@@ -14,4 +15,12 @@ class SVGEARExtension(ComfyExtension):
     """The nodes of the pack."""
 
     async def get_node_list(self):
-        return [SVGEARAttention, SVGEARRoutedBlocks, SVGEARReport, SVGEARCalibrate, SVGEARSaveCalibration, SVGEARLoadCalibration]
+        return [
+            SVGEARAttention,
+            SVGEARRoutedBlocks,
+            SVGEARReport,
+            SVGEARCompare,
+            SVGEARCalibrate,
+            SVGEARSaveCalibration,
+            SVGEARLoadCalibration,
+        ]

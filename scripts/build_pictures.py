@@ -42,6 +42,7 @@ CARDS = {
     "wan21_1_3b_routed_blocks": ("See what was routed", "Wan 2.1 1.3B with routed blocks and report", 5),
     "wan21_1_3b_calibrate": ("Calibrate", "learn once which attention Wan 2.1 1.3B needs", 6),
     "wan21_1_3b_calibrated": ("Follow a calibration", "Wan 2.1 1.3B without any search", 7),
+    "wan21_1_3b_compare": ("Compare with dense", "Wan 2.1 1.3B twice from the same noise", 8),
 }
 # Nodes in the screenshots: left, top, right, bottom.
 VIEW, REPORT, ATTENTION = (70, 92, 638, 1268), (680, 92, 1160, 552), (1212, 92, 1530, 868)

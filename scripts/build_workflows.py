@@ -59,6 +59,15 @@ COMPARE = (
     "To compare with dense attention, bypass the SVG-EAR node (Ctrl+B) and run again with the same seed. "
     "The report tells what ran sparse and what did not, and why."
 )
+FOLLOW = (
+    "First run the workflow wan21_1_3b_calibrate, with four prompts or more: it writes the calibration that SVG-EAR Load Calibration reads "
+    f"here, models/svg_ear/{CALIBRATION}.safetensors. Until then that node is red. Press R after it was written.\n\n{COMPARE}"
+)
+SIDE_BY_SIDE = (
+    "Makes the clip twice from the same noise, dense and with SVG-EAR, and compares them. The SVG-EAR node of the dense branch keeps all "
+    "steps dense (dense_first_steps 10000): it changes nothing and takes the time. The first run compiles kernels; look at the second, "
+    "with another seed."
+)
 GATHER = (
     "Run it four times or more, each time with another prompt; the seed changes by itself. The clips are dense as always and take up to "
     f"twice as long. After the fourth run SVG-EAR Save Calibration writes models/svg_ear/{CALIBRATION}.safetensors, which the workflow "
@@ -286,15 +295,49 @@ def wan21_1_3b_calibrate() -> None:
 
 def wan21_1_3b_calibrated() -> None:
     """The small Wan model with the calibration that the other workflow saved."""
-    workflow, files, conditions, size = _small_wan("wan21_1_3b_calibrated")
+    workflow, files, conditions, size = _small_wan("wan21_1_3b_calibrated", FOLLOW)
     workflow.start("3. SVG-EAR with a calibration", 400, "#3f8f5a")
     shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL"))
-    loaded = workflow.add("SVGEARLoadCalibration", [f"{CALIBRATION}.safetensors"])
+    loaded = workflow.add("SVGEARLoadCalibration", [f"{CALIBRATION}.safetensors"], "SVG-EAR Load Calibration (calibrate first)")
     values = ATTENTION | {"preset": "custom", "method": "calibrated"}
     patched = workflow.add("SVGEARAttention", list(values.values()), model=(shifted, "MODEL"), profile=(loaded, "profile"))
     model = patched, "MODEL"
     sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "fixed", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
     output(workflow, sampled, files["vae"], 16, False, [(model, sampled)])
+    workflow.save()
+
+
+def wan21_1_3b_compare() -> None:
+    """The small Wan model dense and sparse, from the same noise."""
+    workflow, files, conditions, size = _small_wan("wan21_1_3b_compare", SIDE_BY_SIDE)
+    workflow.start("3. Dense, timed", 400)
+    shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL")), "MODEL"
+    timed = ATTENTION | {"dense_first_steps": 10000}
+    dense = workflow.add("SVGEARAttention", list(timed.values()), "SVG-EAR, all steps dense", model=shifted), "MODEL"
+    workflow.start("4. SVG-EAR", 400, "#3f8f5a")
+    sparse = attention(workflow, shifted), "MODEL"
+    workflow.start("5. Sampling, the same for both", 380)
+    shared = {
+        "noise": (workflow.add("RandomNoise", [42, "fixed"]), "NOISE"),
+        "sampler": (workflow.add("KSamplerSelect", ["euler"]), "SAMPLER"),
+        "sigmas": (workflow.add("BasicScheduler", ["simple", 20, 1.0], model=shifted), "SIGMAS"),
+        "latent_image": (size, "LATENT"),
+    }
+    sampled, clips = {}, {}
+    for name, model in (("dense", dense), ("sparse", sparse)):
+        guider = workflow.add("CFGGuider", [6.0], f"CFGGuider ({name})", model=model, **conditions), "GUIDER"
+        sampler = workflow.add("SamplerCustomAdvanced", [], f"Sampler ({name})", guider=guider, **shared)
+        sampled[name] = sampler, "output"
+    workflow.start("6. How close, how fast", 520, "#3f8f5a")
+    for name, latent in sampled.items():
+        decoded = workflow.add("VAEDecode", [], f"VAE Decode ({name})", samples=latent, vae=(files["vae"], "VAE"))
+        clips[name] = decoded, "IMAGE"
+    of_runs = {"dense_model": dense, "dense_latent": sampled["dense"], "sparse_model": sparse, "sparse_latent": sampled["sparse"]}
+    compared = workflow.add("SVGEARCompare", [], **clips, **of_runs)
+    workflow.add("SVGEARReport", [], model=sparse, latent=sampled["sparse"])
+    workflow.start("7. Side by side, dense on the left", 640)
+    video = workflow.add("CreateVideo", [16], images=(compared, "IMAGE"))
+    workflow.add("SaveVideo", [f"video/{workflow.title}", "auto", "auto"], video=(video, "VIDEO"))
     workflow.save()
 
 
@@ -358,6 +401,7 @@ if __name__ == "__main__":
         wan21_1_3b_routed_blocks,
         wan21_1_3b_calibrate,
         wan21_1_3b_calibrated,
+        wan21_1_3b_compare,
     )
     for build in every:
         build()

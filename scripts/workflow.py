@@ -26,7 +26,19 @@ NODES = {
     "SVGEARLoadCalibration": ("", "profile:SVG_EAR_PROFILE"),
     "SVGEARRoutedBlocks": ("model:MODEL latent:LATENT", "IMAGE:IMAGE LATENT:LATENT"),
     "SVGEARReport": ("model:MODEL latent:LATENT", "STRING:STRING"),
+    "SVGEARCompare": (
+        "dense:IMAGE sparse:IMAGE dense_model:MODEL dense_latent:LATENT sparse_model:MODEL sparse_latent:LATENT",
+        "STRING:STRING IMAGE:IMAGE",
+    ),
     "PreviewImage": ("images:IMAGE", ""),
+    "RandomNoise": ("", "NOISE:NOISE"),
+    "KSamplerSelect": ("", "SAMPLER:SAMPLER"),
+    "BasicScheduler": ("model:MODEL", "SIGMAS:SIGMAS"),
+    "CFGGuider": ("model:MODEL positive:CONDITIONING negative:CONDITIONING", "GUIDER:GUIDER"),
+    "SamplerCustomAdvanced": (
+        "noise:NOISE guider:GUIDER sampler:SAMPLER sigmas:SIGMAS latent_image:LATENT",
+        "output:LATENT denoised_output:LATENT",
+    ),
     "EmptyHunyuanLatentVideo": ("", "LATENT:LATENT"),
     "EmptyHunyuanVideo15Latent": ("", "LATENT:LATENT"),
     "Wan22ImageToVideoLatent": ("vae:VAE start_image:IMAGE", "LATENT:LATENT"),
@@ -55,12 +67,15 @@ HEIGHTS = {
     "Note": 330,
     "LoadImage": 330,
     "SVGEARReport": 300,
+    "SVGEARCompare": 430,
     "SVGEARCalibrate": 340,
     "SVGEARSaveCalibration": 440,
     "SVGEARLoadCalibration": 130,
     "SaveVideo": 380,
     "CreateVideo": 150,
 }
+# The line that a node shows while it runs and after it, which it grows by.
+TOLD = {"SVGEARAttention": 90}
 
 
 @dataclass
@@ -86,7 +101,7 @@ class Workflow:
         ``models`` are addresses of the files that the node loads, which the interface offers for download.
         """
         sockets, outputs = ([dict(zip(("name", "type"), entry.split(":"))) for entry in side.split()] for side in NODES[kind])
-        height = HEIGHTS.get(kind, 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 24)
+        height = HEIGHTS.get(kind, 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 24) + TOLD.get(kind, 0)
         node = {
             "id": len(self.nodes) + 1,
             "type": kind,

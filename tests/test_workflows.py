@@ -10,8 +10,11 @@ FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 TITLE = 30
 OURS = {"SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport"}
+COMPARING = {"SVGEARCompare"}
 CALIBRATING = {"SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration"}
 STOCK = {
+    "BasicScheduler",
+    "CFGGuider",
     "CLIPLoader",
     "CLIPTextEncode",
     "CLIPVisionEncode",
@@ -24,10 +27,13 @@ STOCK = {
     "FluxGuidance",
     "KSampler",
     "KSamplerAdvanced",
+    "KSamplerSelect",
     "LoadImage",
     "ModelSamplingSD3",
     "Note",
     "PreviewImage",
+    "RandomNoise",
+    "SamplerCustomAdvanced",
     "SaveVideo",
     "UNETLoader",
     "VAEDecode",
@@ -59,6 +65,34 @@ def test_one_saves_the_calibration_that_another_loads():
     assert {"custom", "calibrated"} <= set(values("wan21_1_3b_calibrated", "SVGEARAttention"))
 
 
+def test_one_compares_runs_that_differ_in_their_model_only():
+    workflow = WORKFLOWS["wan21_1_3b_compare"]
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: link for link in workflow["links"]}
+
+    def sources(node):
+        return {socket["name"]: links[socket["link"]][1] for socket in node["inputs"] if socket["link"] is not None}
+
+    dense, sparse = (node for node in workflow["nodes"] if node["type"] == "SamplerCustomAdvanced")
+    assert {name for name, source in sources(dense).items() if sources(sparse)[name] != source} == {"guider"}
+    guiders = [nodes[sources(sampler)["guider"]] for sampler in (dense, sparse)]
+    assert guiders[0]["widgets_values"] == guiders[1]["widgets_values"]
+    patches = [nodes[sources(guider)["model"]] for guider in guiders]
+    assert sources(patches[0]) == sources(patches[1]) and [patch["type"] for patch in patches] == ["SVGEARAttention"] * 2
+    assert 10000 in patches[0]["widgets_values"] and 10000 not in patches[1]["widgets_values"]
+    (compare,) = (node for node in workflow["nodes"] if node["type"] == "SVGEARCompare")
+    found = sources(compare)
+    assert len(found) == 6
+    for name, sampler, patch in (("dense", dense, patches[0]), ("sparse", sparse, patches[1])):
+        assert (found[f"{name}_model"], found[f"{name}_latent"]) == (patch["id"], sampler["id"])
+        assert sources(nodes[found[name]])["samples"] == sampler["id"]
+
+
+def test_the_one_that_loads_a_calibration_says_to_make_it_first():
+    (note,) = (node for node in WORKFLOWS["wan21_1_3b_calibrated"]["nodes"] if node["type"] == "Note")
+    assert "First run the workflow wan21_1_3b_calibrate" in note["widgets_values"][0]
+
+
 @every_workflow
 def test_every_one_has_a_thumbnail(workflow):
     name = workflow["id"].removeprefix("svg-ear-")
@@ -67,7 +101,7 @@ def test_every_one_has_a_thumbnail(workflow):
 
 @every_workflow
 def test_only_stock_nodes_and_ours(workflow):
-    assert {node["type"] for node in workflow["nodes"]} <= OURS | CALIBRATING | STOCK
+    assert {node["type"] for node in workflow["nodes"]} <= OURS | COMPARING | CALIBRATING | STOCK
 
 
 @every_workflow
@@ -95,7 +129,9 @@ def test_every_sampler_runs_a_patched_model_and_has_a_report(workflow):
         link = next(socket["link"] for socket in node["inputs"] if socket["name"] == name)
         return nodes[links[link][1]]
 
-    samplers = [node for node in workflow["nodes"] if node["type"].startswith("KSampler")]
+    samplers = [node for node in workflow["nodes"] if node["type"] in ("KSampler", "KSamplerAdvanced")]
+    if any(node["type"] in COMPARING for node in workflow["nodes"]):
+        return
     # A calibrating run has nothing to report; what it found is saved.
     calibrates = any(node["type"] == "SVGEARCalibrate" for node in workflow["nodes"])
     patch, behind = ("SVGEARCalibrate", "SVGEARSaveCalibration") if calibrates else ("SVGEARAttention", "SVGEARReport")

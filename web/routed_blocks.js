@@ -1,5 +1,6 @@
 // Puts the interactive view on SVG-EAR Routed Blocks.
 import { app } from "../../scripts/app.js";
+import { addOwnWidget } from "./own_widget.js";
 import { RoutedBlocksView } from "./view/view.js";
 
 const SIZE = [560, 1160];
@@ -32,12 +33,7 @@ app.registerExtension({
     };
     const view = new RoutedBlocksView(remembered);
     node.svgEarView = view;
-    const widget = node.addDOMWidget("view", "svg_ear_routed_blocks", view.root, {
-      serialize: false,
-      hideOnZoom: false,
-      getMinHeight: () => VIEW_HEIGHT,
-    });
-    widget.serialize = false;
+    addOwnWidget(node, "view", "svg_ear_routed_blocks", view.root, { hideOnZoom: false, getMinHeight: () => VIEW_HEIGHT });
     node.setSize?.([Math.max(node.size?.[0] ?? 0, SIZE[0]), Math.max(node.size?.[1] ?? 0, SIZE[1])]);
 
     const onExecuted = node.onExecuted;

@@ -79,7 +79,8 @@ class CalibratingPatch(Patch):
 
     def _warn(self, text: str) -> None:
         logger.warning("calibrating: %s", text)
-        self.tell(text)
+        # There is room for the first sentence only.
+        self.tell(text.split(". ")[0])
 
     def found(self) -> Profile:
         """What the finished runs agree on; ValueError when nothing was gathered."""

@@ -106,7 +106,7 @@ class Patch:
         args = list(args)
         holder, place = (kwargs, "transformer_options") if "transformer_options" in kwargs else (args, 5)
         transformer_options = dict(holder[place])
-        self.run.evaluations += 1
+        self.run.evaluate()
         evaluation = self._evaluation(executor.class_obj, args[0], transformer_options, kwargs.get("latent_shapes"))
         if isinstance(evaluation, Reason):
             self._report(evaluation)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from server import PromptServer
 
 from .override import Patch
 
+# Letters in a line of a node as wide as in the workflows: the interface itself breaks lines inside words.
+LETTERS = 40
 # Wrappers and callbacks carry this key, so that a second node can take the place of the first.
 KEY = "svg_ear"
 
@@ -28,7 +32,7 @@ def patched(model, patch: Patch):
 
 
 def tell(node_id, text: str) -> None:
-    """Show a line of text on a node; older servers have no way to."""
+    """Show a few words on a node; older servers have no way to."""
     send = getattr(PromptServer.instance, "send_progress_text", None)
     if send is not None and node_id is not None:
-        send(text, node_id)
+        send(textwrap.fill(text, LETTERS), node_id)

@@ -30,6 +30,7 @@ class RunRecord:
         architecture: name of the model family, None when no evaluation happened or the family is unknown.
         steps: steps of the sampler's schedule.
         seconds: wall time of the sampler, model loading included.
+        loading: those before the first evaluation of the model.
         sparse_calls: attention calls that ran sparse.
         dense_calls: the others by reason.
         density: mean share of the video pairs computed exactly in the sparse calls; None without any.
@@ -56,6 +57,7 @@ class RunRecord:
     dense_calls: dict[Reason, int]
     density: float | None = None
     estimated_error: float | None = None
+    loading: float = 0.0
     times: RunTimes = RunTimes()
     dense_steps: int = 0
     tokens: int | None = None
@@ -94,12 +96,20 @@ class Run:
         self.timer = RunTimer()
         self.trace = Trace(choice)
         self._began = time.perf_counter()
+        self._loading = 0.0
         self._dense_calls: Counter[Reason] = Counter()
         self._dense_steps: set[int] = set()
         self._seen: tuple[int, VideoSize | None] | None = None
         self._warnings: dict[str, None] = {}
         self._on_cpu = False
         self._lock = threading.Lock()
+
+    def evaluate(self):
+        """Take note of an evaluation of the model."""
+        with self._lock:
+            self.evaluations += 1
+            if self.evaluations == 1:
+                self._loading = time.perf_counter() - self._began
 
     def see(self, tokens: int, size: VideoSize | None):
         """Take note of a call of the video's own attention."""
@@ -155,6 +165,7 @@ class Run:
             dense_calls=dict(self._dense_calls.most_common()),
             density=means and means[0],
             estimated_error=means and means[1],
+            loading=self._loading,
             times=times,
             dense_steps=len(self._dense_steps),
             tokens=tokens,

@@ -102,6 +102,8 @@ def _taken_over(found: Found) -> str:
 
 def _what_ran(run: RunRecord) -> list[str]:
     lines = [f"Model: {run.architecture or 'unknown'}, {counted(run.steps, 'step')}, {duration(run.seconds)} in the sampler"]
+    if run.times.saved is not None:
+        lines.append(f"The whole run: {_saved(run)}")
     if run.tokens is not None:
         lines.append(_tokens(run))
     if run.settings:
@@ -146,8 +148,6 @@ def _times(run: RunRecord) -> list[str]:
         lines.append(f"A sparse call was {_speed(run)} than a dense one of this run")
     if times.once >= 0.1:
         lines.append(f"First calls, in which kernels compile: {duration(times.once)} on top, once")
-    if times.saved is not None:
-        lines.append(f"The whole run: {duration(run.seconds)}, {_saved(run)}")
     return lines
 
 

@@ -10,7 +10,7 @@ from svg_ear.nodes.recording.reasons import REASONS
 
 LANGUAGES = ("en", "zh")
 PICTURED = ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport")
-NODES = (*PICTURED, "SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration")
+NODES = (*PICTURED, "SVGEARCompare", "SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration")
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 

@@ -42,7 +42,7 @@ def test_nodes_are_registered(client):
     assert list(schema["input"]["required"]) == ["model"]
     assert list(schema["input"]["optional"])[:2] == ["preset", "density"]
     calibrating = ("SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration")
-    for name in ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport", *calibrating):
+    for name in ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport", "SVGEARCompare", *calibrating):
         inputs = client.object_info(name)["input"]
         assert all(options[1]["tooltip"] for group in ("required", "optional") for options in inputs.get(group, {}).values())
     assert client.object_info("SVGEARReport")["output_node"]
@@ -260,3 +260,27 @@ def test_runs_in_a_row_leave_no_memory_behind(comfyui, client):
             resident.append(comfyui.resident_bytes())
     assert held[1] < held[0] + 2**12
     assert resident[1] < resident[0] + 2**24
+
+
+def test_a_comparison_of_dense_and_sparse(client):
+    """Dense through our node is the dense run, bit for bit, and both times are known."""
+    graph = Graph()
+    loaded = graph.load("wan21_t2v")
+    parts = {}
+    for name, settings in (("dense", EVERYTHING_SPARSE | {"dense_first_steps": 10000}), ("sparse", EVERYTHING_SPARSE)):
+        model = graph.attention(loaded, **settings)
+        conditions = {side: graph.conditioning("wan21_t2v", seed) for side, seed in (("positive", 1), ("negative", 2))}
+        latent = graph.sample(model, graph.latent(SMALL), seed=31, steps=3, **conditions)
+        # An image that stands for the decoded clip.
+        parts |= {name: graph.add("SVGEARTestImage", latent=latent)[0], f"{name}_model": model, f"{name}_latent": latent}
+        if name == "dense":
+            saved = graph.save(latent)
+    compared = graph.add("SVGEARCompare", **parts)
+    shown = graph.show(compared[0])
+    result = client.run(graph.nodes)
+    text = result.text(shown)
+    assert re.search(r"PSNR [\d.]+ dB against dense \(3 frames; worst frame \d", text) and "sparse_model" not in text
+    assert re.search(r"Dense: .+ m?s, sparse: .+ m?s: sparse [\d.]+x as (fast|slow)", text) and "WARNING" not in text
+    assert result.outputs[compared.id]["status"][0].startswith("PSNR")
+    plain, _ = run(client, wan(steps=3, seed=31))
+    assert np.array_equal(result.latent(saved), plain)

@@ -60,7 +60,7 @@ const state = () =>
       scrolls: content.scrollHeight > content.clientHeight + 1,
       width: box.width,
       status: document.querySelector(".svg-ear-status")?.textContent ?? "",
-      told: window.attentionNode?.widgets?.map((widget) => (typeof widget.value === "string" ? widget.value : "")).join(" ") ?? "",
+      told: window.attentionNode?.widgets?.map((widget) => (typeof widget.value === "string" ? widget.value : "")).join(" ").replaceAll("\n", " ") ?? "",
     };
   });
 

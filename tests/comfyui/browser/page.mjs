@@ -4,6 +4,8 @@ import { createRequire } from "node:module";
 
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const SETTINGS = {
+  "Comfy.Locale": "en",
+  "Comfy.RightSidePanel.IsOpen": false,
   "Comfy.TutorialCompleted": true,
   "Comfy.Workflow.Persist": false,
   "Comfy.Workflow.ShowMissingModelsWarning": false,

@@ -44,6 +44,23 @@ def test_every_workflow_opens_clean(drive, vue_nodes):
         name: {kind: seen[kind] for kind in ("missing", "overlaps", "rejected", "errors") if seen[kind]} for name, seen in found.items()
     }
     assert not any(faults.values()), faults
+    assert all(seen["told"] for seen in found.values()), "no node shows its line"
+
+
+def test_the_properties_panel_leaves_our_widgets_as_they_are(drive):
+    """The panel draws the widgets of the node that is chosen, and used to leave its own width on ours."""
+    seen = drive("check_panel.mjs", {"nodes": ["SVGEARRoutedBlocks", "SVGEARReport", "SVGEARSaveCalibration", "SVGEARCompare"]})
+    assert seen["errors"] == [] and seen["panel"]
+    for kind, widths in seen["widths"].items():
+        assert widths["before"] > 300 and set(widths.values()) == {widths["before"]}, (kind, widths)
+
+
+@pytest.mark.parametrize(
+    ("locale", "said"), [("en", "Run the workflow"), ("zh", "\u8fd0\u884c"), ("zh-TW", "\u8fd0\u884c"), ("fr", "Run the workflow")]
+)
+def test_placeholders_speak_the_language_of_the_interface(drive, locale, said):
+    seen = drive("check_panel.mjs", {"nodes": ["SVGEARReport", "SVGEARSaveCalibration"], "locale": locale})
+    assert len(seen["placeholders"]) == 2 and all(said in text for text in seen["placeholders"])
 
 
 @pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "nodes 2.0"])
@@ -156,7 +173,7 @@ def test_nothing_is_clipped(seen):
 
 def test_the_status_is_on_both_nodes(seen):
     for text in (seen["first"]["status"], seen["first"]["told"]):
-        assert "28 attention calls sparse, 52 dense" in text
+        assert "28 of 40 calls sparse" in text
 
 
 def test_the_help_panel_shows_page_and_pictures(seen):

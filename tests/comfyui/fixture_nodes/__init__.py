@@ -225,6 +225,21 @@ class Save:
         return {"ui": {"file": [path]}}
 
 
+class Image:
+    """Three channels of a video latent as images between 0 and 1."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"latent": ("LATENT",)}}
+
+    def run(self, latent):
+        return (latent["samples"][0, :3].permute(1, 2, 3, 0).float().sigmoid(),)
+
+
 class ShowText:
     """Hand a STRING back to the test in the node's ``text``."""
 
@@ -260,7 +275,8 @@ class Compile:
 
 
 NODE_CLASS_MAPPINGS = {
-    f"SVGEARTest{node.__name__}": node for node in (Conditioning, Latent, MidSampling, CountAttention, ModelFacts, Save, ShowText, Compile)
+    f"SVGEARTest{node.__name__}": node
+    for node in (Conditioning, Latent, MidSampling, CountAttention, ModelFacts, Save, Image, ShowText, Compile)
 }
 
 

@@ -257,7 +257,7 @@ def test_windows_of_different_lengths_stay_dense_and_say_so_once(caplog):
     with caplog.at_level("WARNING"):
         played.patch.outer_sample(windows)
     assert len(outputs) == played.dense_calls == 6 and played.patch.calibration.runs == 0
-    assert len([text for text in told if "causal_window_fix" in text]) == 1
+    assert len([text for text in told if "context windows of different lengths" in text]) == 1
     assert sum("causal_window_fix" in entry.message for entry in caplog.records) == 1
     assert what_is_missing(played.patch, 2).startswith("0 of 2 runs gathered. Not gathered: the number of tokens changes")
     played.run()
