@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .types import Clusters, Probe, Routing, Statistics
 
+# No estimate of an error says more than "useless" above: where hardly any output is left to compare with, or no number.
+LARGEST_ERROR = 1000.0
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -30,7 +33,8 @@ class Measured:
     @classmethod
     def of(cls, routing: Routing, probe: Probe, groups: Clusters) -> Measured:
         """From the results of the stages, whose tables are not kept."""
-        errors = (probe.errors * ~routing.exact).sum(-1) if routing.skipped_errors is None else routing.skipped_errors
+        # Not a product, which is no number where an exact block has no finite error.
+        errors = probe.errors.masked_fill(routing.exact, 0).sum(-1) if routing.skipped_errors is None else routing.skipped_errors
         return cls(routing.shares, groups.sizes, errors, probe.output_norms)
 
 
@@ -43,5 +47,6 @@ def measure(parts: Sequence[Sequence[Measured]], tokens: int) -> Statistics:
 
     figures = torch.stack([joined(name) for name in ("shares", "errors", "norms")])
     density, errors, norms = (figures * joined("sizes")).sum(-1)
-    relative = errors / norms.clamp(min=torch.finfo(errors.dtype).tiny)
-    return Statistics((density / tokens).float(), figures[0].float(), relative.sqrt().float())
+    relative = (errors / norms.clamp(min=torch.finfo(errors.dtype).tiny)).sqrt().float()
+    # Comparisons with what is no number are false.
+    return Statistics((density / tokens).float(), figures[0].float(), torch.where(relative < LARGEST_ERROR, relative, LARGEST_ERROR))

@@ -176,12 +176,15 @@ class Routing:
 class Statistics:
     """What one call did. Tensors stay on the device: reading them there would wait for the GPU.
 
+    All are finite, whatever the inputs were.
+
     Attributes:
         density: float32 ``[B, H]``, share of the video query-key pairs that were computed exactly.
         group_shares: float32 ``[B, H, G]``, the same for each query group.
         estimated_error: float32 ``[B, H]``, root of the squared error that the probe expects of the skipped blocks over the
             squared norm of the output: a relative error of the output, as compensation by plain means would make it, errors
-            of different tokens taken as independent.
+            of different tokens taken as independent. At most :data:`~.statistics.LARGEST_ERROR`, which also stands for what
+            is no number.
     """
 
     density: Tensor

@@ -141,7 +141,8 @@ def _visible_keys(
     where: tuple[int, int],
 ) -> KeyRows:
     rows = exact[row_labels].nonzero().squeeze(-1)
-    skipped = (centroids.log_weights.isfinite() & ~exact).nonzero().squeeze(-1)
+    # What is no number stays, as it does in dense attention.
+    skipped = ((centroids.log_weights != -torch.inf) & ~exact).nonzero().squeeze(-1)
     if not settings.compensates:
         skipped = skipped[:0]
 

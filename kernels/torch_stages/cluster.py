@@ -38,7 +38,7 @@ def cluster(
     """
     if centroids is None:
         centroids = tokens[:, :, sampled_positions(tokens.shape[2], count, tokens.device)]
-    centroids = centroids.to(compute_dtype(tokens.dtype))
+    centroids = finite(centroids.to(compute_dtype(tokens.dtype)))
     for _ in range(iterations):
         near = _near(centroids, metric, candidates) if 0 < candidates < count and labels is not None else None
         labels = _nearest(tokens, centroids, metric, labels, near)
@@ -48,14 +48,24 @@ def cluster(
 
 
 def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clusters:
-    """The clusters that ``labels`` (integer ``[B, H, N]``) describe; empty ones take the ``previous`` centroid."""
+    """The clusters that ``labels`` (integer ``[B, H, N]``) describe; empty ones take the ``previous`` centroid.
+
+    So does a mean that is not finite, element by element: one token without a number must not spoil the others of its cluster,
+    nor the calls that start from these centroids.
+    """
     labels = labels.long()
-    count, previous = previous.shape[2], previous.to(compute_dtype(tokens.dtype))
+    count, previous = previous.shape[2], finite(previous.to(compute_dtype(tokens.dtype)))
     sizes = labels.new_zeros((*labels.shape[:2], count)).scatter_add_(-1, labels, torch.ones_like(labels))
     order = labels.argsort(dim=-1, stable=True)
     sums = segment_sum(gather_rows(tokens, order).to(previous.dtype), sizes)
-    centroids = torch.where((sizes > 0)[..., None], sums / sizes.clamp(min=1)[..., None], previous)
+    means = sums / sizes.clamp(min=1)[..., None]
+    centroids = torch.where((sizes > 0)[..., None] & means.isfinite(), means, previous)
     return Clusters(labels, centroids, sizes, order)
+
+
+def finite(centroids: Tensor) -> Tensor:
+    """``centroids`` with zeros for what is not finite."""
+    return torch.where(centroids.isfinite(), centroids, 0)
 
 
 def segment_sum(rows: Tensor, sizes: Tensor) -> Tensor:

@@ -22,5 +22,5 @@ def key_metric(keys: Clusters) -> Tensor:
     covariance = spread.mT @ (spread * weights)
     scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    # Identical keys have no directions to prefer.
-    return torch.where(scale > 0, KEY_WEIGHT * covariance / scale + (1 - KEY_WEIGHT) * identity, identity)
+    # Identical keys have no directions to prefer, and keys whose squares overflow have none that is known.
+    return torch.where((scale > 0) & scale.isfinite(), KEY_WEIGHT * covariance / scale + (1 - KEY_WEIGHT) * identity, identity)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..torch_stages.cluster import sampled_positions
+from ..torch_stages.cluster import finite, sampled_positions
 from ..types import Clusters
 from .nearest import nearest_candidates, nearest_labels, points
 from .similarity import number_by_similarity
@@ -23,7 +23,10 @@ def _means(
     heads, tokens, clusters,
     D: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The mean of the members of one cluster of one head, summed in a fixed order, and rounded; without members the previous centroid."""
+    """The mean of the members of one cluster of one head, summed in a fixed order, and rounded; without members the previous centroid.
+
+    So is what is not finite of a mean, or zero where neither is.
+    """
     i_c, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_start = tl.load(offsets + i_h * (clusters + 1) + i_c)
     i_stop = tl.load(offsets + i_h * (clusters + 1) + i_c + 1)
@@ -38,7 +41,9 @@ def _means(
         b_sum += tl.load(p_x + i_token[:, None] * x_row + o_d, m_r[:, None], other=0.0).to(tl.float32)
     b_mean = tl.sum(b_sum, 0) / tl.maximum(i_stop - i_start, 1).to(tl.float32)  # [D]
     b_previous = tl.load(previous + p_mean).to(tl.float32)  # [D]
-    b_mean = tl.where(i_stop > i_start, b_mean, b_previous)  # [D]
+    b_previous = tl.where(tl.abs(b_previous) < float("inf"), b_previous, 0.0)  # [D]
+    m_mean = (i_stop > i_start) & (tl.abs(b_mean) < float("inf"))  # [D]
+    b_mean = tl.where(m_mean, b_mean, b_previous)  # [D]
     tl.store(means + p_mean, b_mean)
     tl.store(rounded + p_mean, b_mean.to(rounded.dtype.element_ty))
 
@@ -74,7 +79,7 @@ def cluster(
     tokens = readable(tokens)
     warm = centroids is not None
     if not warm:
-        centroids = tokens[:, :, sampled_positions(tokens.shape[2], count, tokens.device)]
+        centroids = finite(tokens[:, :, sampled_positions(tokens.shape[2], count, tokens.device)])
     near = 0 < candidates < count
     clusters = _clusters(labels, centroids, sort_by_label(labels, count)) if near and labels is not None else None
     for iteration in range(iterations):

@@ -46,9 +46,10 @@ def _key_metric(
     m_same = o_d[:, None] == o_d[None, :]  # [D, D]
     scale = tl.sum(tl.sum(tl.where(m_same, b_cov, 0.0), 1), 0) / D
     b_identity = tl.where(m_same, 1.0, 0.0)  # [D, D]
-    # Identical keys have no directions to prefer.
-    b_mixed = key_weight * b_cov / tl.where(scale > 0, scale, 1.0) + (1 - key_weight) * b_identity  # [D, D]
-    tl.store(metric + i_h * D * D + o_d[:, None] * D + o_d, tl.where(scale > 0, b_mixed, b_identity))
+    # Identical keys have no directions to prefer, and keys whose squares overflow have none that is known.
+    has_scale = (scale > 0) & (scale < float("inf"))
+    b_mixed = key_weight * b_cov / tl.where(has_scale, scale, 1.0) + (1 - key_weight) * b_identity  # [D, D]
+    tl.store(metric + i_h * D * D + o_d[:, None] * D + o_d, tl.where(has_scale, b_mixed, b_identity))
 
 
 def key_metric(keys: Clusters) -> Tensor:

@@ -42,5 +42,7 @@ def _sort_segments(order: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Ten
     after = torch.cat((means[:, :, 1:], means[:, :, -1:]), dim=2)
     along = ((after - before)[..., None, :] * direction).sum(-1, keepdim=True)
     direction = torch.where(along < 0, -direction, direction)
-    place = (spread * direction).sum(-1).masked_fill(~valid.squeeze(-1), torch.inf).argsort(dim=-1, stable=True)
+    # Products that overflow must not rank behind the padding.
+    along = (spread * direction).sum(-1).nan_to_num()
+    place = along.masked_fill(~valid.squeeze(-1), torch.inf).argsort(dim=-1, stable=True)
     return order.gather(-1, place), rows.gather(-2, place[..., None].expand(rows.shape))
