@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .blocks import block_labels
-from .counts import cluster_counts
+from .counts import cluster_counts, largest_key_cluster, routed_counts
 from .settings import BlockRouting, Settings
 from .state import ClusterState, KeptClusters
 from .types import Clusters
@@ -19,7 +19,7 @@ def cluster_tokens(
 ) -> tuple[Clusters, Clusters]:
     """Groups of the queries and clusters of the keys, ``[1, H, N, D]`` of batch item ``item``.
 
-    Keeps in ``state`` what the next call needs.
+    Keeps in ``state`` what the next call needs: the clusters before the largest are cut.
     """
     kept = state.items.get(item)
     if kept is not None and state.calls % settings.recluster_every:
@@ -34,6 +34,10 @@ def cluster_tokens(
         query_labels=_narrow(groups) if keeps_labels else None,
         key_labels=_narrow(clusters) if keeps_labels else None,
     )
+    tokens = keys.shape[2]
+    largest = largest_key_cluster(tokens, settings)
+    if largest < tokens:
+        clusters = stages.split(clusters, keys, largest, routed_counts(tokens, settings)[1])
     return groups, clusters
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
-from .settings import Settings
+from .settings import CALIBRATED, Settings
 
 # Automatic counts: (groups, fewest tokens a group, most tokens a group). A scene has its number of topics whatever its
 # resolution, so the count stays while the size of a group is within the limits.
 QUERY_GROUPS = (260, 16, 252)
 KEY_CLUSTERS = (512, 16, 126)
+# A key cluster is cut where it has more of the keys than this part of the share to be spent, and than so many mean clusters.
+LARGEST_PART, LARGEST_MEANS = 0.5, 4
+# The share for which clusters are cut where it is only known in the end.
+USUAL_SHARE = 0.1
 
 
 def cluster_counts(tokens: int, settings: Settings) -> tuple[int, int]:
@@ -20,6 +24,24 @@ def cluster_counts(tokens: int, settings: Settings) -> tuple[int, int]:
     queries = settings.query_clusters or _automatic(tokens, *QUERY_GROUPS)
     keys = settings.key_clusters or _automatic(tokens, *KEY_CLUSTERS)
     return min(tokens, queries), min(tokens, keys)
+
+
+def largest_key_cluster(tokens: int, settings: Settings) -> int:
+    """Most keys of a cluster; :func:`~.torch_stages.cluster.split` cuts larger ones.
+
+    A group misses what it is to spend by at most half a cluster (with ``min_share``, exceeds it by at most one).
+    """
+    share = max(settings.density if settings.budget == "density" else USUAL_SHARE, settings.min_share)
+    if settings.method == CALIBRATED or (share == 0 and settings.compensates):
+        return tokens
+    return min(tokens, max(int(LARGEST_PART * share * tokens), LARGEST_MEANS * math.ceil(tokens / cluster_counts(tokens, settings)[1])))
+
+
+def routed_counts(tokens: int, settings: Settings) -> tuple[int, int]:
+    """Query groups, and room for key clusters and the pieces of those that are cut."""
+    queries, keys = cluster_counts(tokens, settings)
+    largest = largest_key_cluster(tokens, settings)
+    return queries, keys + (tokens // largest if largest < tokens else 0)
 
 
 def _automatic(tokens: int, groups: int, fewest: int, most: int) -> int:

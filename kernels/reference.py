@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .counts import largest_key_cluster, routed_counts
 from .settings import SequenceLayout, Settings
 from .state import KeptClusters
 from .types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
@@ -46,6 +47,14 @@ def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clu
     means = members.transpose(-1, -2) @ tokens / sizes.clamp(min=1)[..., None]
     centroids = torch.where(sizes[..., None] > 0, means, previous)
     return Clusters(labels, centroids, sizes.long(), labels.argsort(dim=-1, stable=True))
+
+
+def split(clusters: Clusters, tokens: Tensor, largest: int, count: int) -> Clusters:
+    """Clusters of more than ``largest`` tokens cut into pieces of so many, in the order of their tokens."""
+    rank = F.one_hot(clusters.labels, clusters.sizes.shape[2]).cumsum(2).take_along_dim(clusters.labels[..., None], dim=3).squeeze(-1) - 1
+    pieces = clusters.labels * tokens.shape[2] + rank // largest
+    labels = torch.stack([torch.stack([head.unique(return_inverse=True)[1] for head in item]) for item in pieces])
+    return cluster_from_labels(tokens, labels, tokens.new_zeros(*tokens.shape[:2], count, tokens.shape[3]))
 
 
 def key_metric(keys: Clusters) -> Tensor:
@@ -183,6 +192,8 @@ def sparse_attention(
     clusters = cluster(k[:, :, video], settings.kmeans_next, kept.key_centroids, None, kept.key_labels, near)
     metric = key_metric(clusters) if settings.key_metric else None
     groups = cluster(q[:, :, video], settings.kmeans_next, kept.query_centroids, metric, kept.query_labels, near)
+    tokens = len(layout.video)
+    clusters = split(clusters, k[:, :, video], largest_key_cluster(tokens, settings), routed_counts(tokens, settings)[1])
     sorted_keys = permute(k[:, :, video], v[:, :, video], clusters)
     summaries = summarize(sorted_keys)
     probe = probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)

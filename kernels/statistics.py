@@ -47,6 +47,6 @@ def measure(parts: Sequence[Sequence[Measured]], tokens: int) -> Statistics:
 
     figures = torch.stack([joined(name) for name in ("shares", "errors", "norms")])
     density, errors, norms = (figures * joined("sizes")).sum(-1)
-    relative = (errors / norms.clamp(min=torch.finfo(errors.dtype).tiny)).sqrt().float()
-    # Comparisons with what is no number are false.
-    return Statistics((density / tokens).float(), figures[0].float(), torch.where(relative < LARGEST_ERROR, relative, LARGEST_ERROR))
+    relative = (errors / norms.clamp(min=torch.finfo(errors.dtype).tiny)).sqrt_()
+    relative.nan_to_num_(nan=LARGEST_ERROR).clamp_(max=LARGEST_ERROR)
+    return Statistics((density / tokens).float(), figures[0].float(), relative.float())

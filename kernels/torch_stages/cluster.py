@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..numerics import compute_dtype
@@ -61,6 +62,25 @@ def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clu
     means = sums / sizes.clamp(min=1)[..., None]
     centroids = torch.where((sizes > 0)[..., None] & means.isfinite(), means, previous)
     return Clusters(labels, centroids, sizes, order)
+
+
+def split(clusters: Clusters, tokens: Tensor, largest: int, count: int) -> Clusters:
+    """The same clusters with those of more than ``largest`` tokens cut into pieces, each token staying at its place in the order.
+
+    Args:
+        clusters: of ``tokens`` ``[B, H, N, D]``.
+        largest: tokens of a piece; the last one of a cluster has what is left.
+        count: clusters of the result, at least C + N // largest. Empty ones come last.
+    """
+    ends = (-(-clusters.sizes // largest)).cumsum(-1)
+    number = torch.arange(count, device=tokens.device).expand(*ends.shape[:2], -1).contiguous()
+    owners = torch.searchsorted(ends, number, right=True)
+    pieces = number - F.pad(ends, (1, 0)).gather(-1, owners)
+    starts = (clusters.offsets.gather(-1, owners) + largest * pieces).clamp(max=tokens.shape[2])
+    rows = torch.arange(tokens.shape[2], device=tokens.device).expand(*ends.shape[:2], -1).contiguous()
+    by_row = torch.searchsorted(starts, rows, right=True) - 1
+    labels = torch.empty_like(by_row).scatter_(-1, clusters.order, by_row)
+    return cluster_from_labels(tokens, labels, gather_rows(clusters.centroids, owners.clamp(max=ends.shape[-1] - 1)))
 
 
 def finite(centroids: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from .metric import key_metric
 from .permute import permute
 from .probe import probe_centroids, probe_tokens
 from .route import route, route_given
+from .split import split
 from .summarize import summarize
 from .workspace import working_bytes
 
@@ -24,6 +25,7 @@ __all__ = [
     "probe_tokens",
     "route",
     "route_given",
+    "split",
     "summarize",
     "working_bytes",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..counts import cluster_counts
+from ..counts import routed_counts
 from ..settings import Settings
 from .route import most_entries
 
@@ -15,7 +15,7 @@ def working_bytes(q: Tensor, tokens: int, settings: Settings) -> int:
     Sorted keys and values, their order and products, the float32 tables of the probe and the routing, the lists of exact rows,
     and each group's own centroids.
     """
-    queries, keys = cluster_counts(tokens, settings)
+    queries, keys = routed_counts(tokens, settings)
     dim = q.shape[3]
     sorted_keys = tokens * (2 * dim * q.itemsize + 40)
     tables = queries * keys * (8 * 4 + 1)

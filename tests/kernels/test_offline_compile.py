@@ -11,8 +11,8 @@ from svg_ear.kernels import tuning
 pytest.importorskip("triton")
 # The package exports functions under the names of these modules.
 STAGES = "svg_ear.kernels.triton_stages."
-NAMES = ("attend", "cluster", "dense", "metric", "nearest", "permute", "probe", "route", "sort", "summarize", "tables", "tiles")
-attend, cluster, dense, metric, nearest, permute, probe, route, sort, summarize, tables, tiles = (
+NAMES = ("attend", "cluster", "dense", "metric", "nearest", "permute", "probe", "route", "sort", "split", "summarize", "tables", "tiles")
+attend, cluster, dense, metric, nearest, permute, probe, route, sort, split, summarize, tables, tiles = (
     import_module(STAGES + name) for name in NAMES
 )
 
@@ -86,6 +86,12 @@ def kernels(kind, dim, capability):
             cluster, "_means",
             x | sorting | {"previous": "*fp32", "means": "*fp32", "rounded": kind} | ints("heads", "tokens", "clusters"),
             {"D": dim} | cluster.MEANS,
+        ),
+        (
+            split, "_split",
+            x | sorting | {"centroids": "*fp32", "means": "*fp32", "rounded": kind}
+            | dict.fromkeys(("new_offsets", "sizes", "labels"), "*i32") | ints("heads", "tokens", "clusters", "count", "largest"),
+            {"D": dim} | split.SPLIT,
         ),
         (
             permute, "_permute",
