@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_comfyui import MODELS, Harness
 from hypothesis import given
-from strategies import SamplerRun, sampler_runs
+from patch_strategies import SamplerRun, sampler_runs
 from svg_ear.nodes.recording.reasons import REASONS
 from svg_ear.nodes.recording.summary import headline, report
 from svg_ear.nodes.showing.payload import payload
