@@ -4,14 +4,27 @@ from comfy_api.latest import ComfyExtension
 
 from .attention import SVGEARAttention
 from .calibrate import SVGEARCalibrate
+from .custom_settings import SVGEARCustomSettings
 from .load_calibration import SVGEARLoadCalibration
+from .record import SVGEARRecord
 from .report import SVGEARReport
 from .routed_blocks import SVGEARRoutedBlocks
 from .save_calibration import SVGEARSaveCalibration
+from .schedule import SVGEARSchedule
 
 
 class SVGEARExtension(ComfyExtension):
     """The nodes of the pack."""
 
     async def get_node_list(self):
-        return [SVGEARAttention, SVGEARRoutedBlocks, SVGEARReport, SVGEARCalibrate, SVGEARSaveCalibration, SVGEARLoadCalibration]
+        return [
+            SVGEARAttention,
+            SVGEARCustomSettings,
+            SVGEARSchedule,
+            SVGEARRecord,
+            SVGEARRoutedBlocks,
+            SVGEARReport,
+            SVGEARCalibrate,
+            SVGEARSaveCalibration,
+            SVGEARLoadCalibration,
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .inputs import refuse_unknown
 from .recording.record import find_run
 from .recording.summary import headline, report
 
@@ -28,7 +29,8 @@ class SVGEARReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent) -> io.NodeOutput:
+    def execute(cls, model, latent, **unknown) -> io.NodeOutput:
+        refuse_unknown(cls, unknown)
         _, run, is_match = find_run(model, latent)
         text = report(run, is_match)
         status = headline(run) if run else ""

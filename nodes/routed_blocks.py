@@ -6,6 +6,7 @@ import numpy
 import torch
 from comfy_api.latest import io
 
+from .inputs import refuse_unknown
 from .recording.record import find_run
 from .recording.trace import RoutingMap
 from .showing.figure import figure
@@ -54,7 +55,10 @@ class SVGEARRoutedBlocks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent, layer=AUTOMATIC, step=AUTOMATIC, head=AUTOMATIC, branch="cond", frames=4, width=1400) -> io.NodeOutput:
+    def execute(
+        cls, model, latent, layer=AUTOMATIC, step=AUTOMATIC, head=AUTOMATIC, branch="cond", frames=4, width=1400, **unknown
+    ) -> io.NodeOutput:
+        refuse_unknown(cls, unknown)
         runs, shown, is_match = find_run(model, latent)
         chosen = choose_map(shown.trace.maps, layer, step, head, branch) if shown else None
         picture = numpy.asarray(figure(shown, chosen, frames, width), dtype=numpy.float32) / 255

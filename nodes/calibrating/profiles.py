@@ -7,14 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io
 
 from ...kernels.calibration import Profile, ProfileError, read_profile
 
 FOLDER = "svg_ear"
 ENDING = ".safetensors"
-# The socket between SVG-EAR Load Calibration and SVG-EAR Sparse Attention.
-ProfileType = io.Custom("SVG_EAR_PROFILE")
 # Words and dashes, in subfolders or not: nothing that leaves the folder or means something to a file system.
 NAME = re.compile(r"(?:[\w][\w .()+-]*/)*[\w][\w .()+-]*")
 

@@ -270,6 +270,13 @@ def test_reasons_are_logged_once_a_run(caplog):
     assert len(warnings) == 2 and "unknown-architecture" in warnings[0].getMessage()
 
 
+def test_reasons_by_design_are_logged_for_those_who_look(caplog):
+    caplog.set_level("DEBUG", "svg_ear")
+    played = Harness(min_tokens=10**6)
+    played.sample(lambda: played.evaluate(lambda attention: attention(*qkv(), HEADS)))
+    assert [entry.levelname for entry in caplog.records if "short-sequence" in entry.getMessage()][0] == "DEBUG"
+
+
 def test_two_threads_count_together():
     played = Harness()
 
