@@ -78,6 +78,8 @@ WIDGETS = {
     "SVGEARLoadCalibration": {"name": None, "compensate": True},
 }
 HEIGHTS = {
+    "SVGEARAttention": 350,
+    "SVGEARRecord": 200,
     "SVGEARRoutedBlocks": 1160,
     "PreviewImage": 560,
     "CLIPTextEncode": 160,
@@ -86,7 +88,7 @@ HEIGHTS = {
     "SVGEARReport": 300,
     "SVGEARCalibrate": 340,
     "SVGEARSaveCalibration": 440,
-    "SVGEARLoadCalibration": 130,
+    "SVGEARLoadCalibration": 150,
     "SaveVideo": 380,
     "CreateVideo": 150,
 }
