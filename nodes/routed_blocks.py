@@ -29,7 +29,7 @@ class SVGEARRoutedBlocks(io.ComfyNode):
                 "Shows what SVG-EAR Sparse Attention did: which blocks of one head were exact and which estimated, density and "
                 "estimated error of every layer and step, and where in the video the exact blocks are. On the node itself you can "
                 "choose any recorded layer, step and head; the image output shows the ones chosen in the inputs. What is recorded "
-                "is set on SVG-EAR Sparse Attention."
+                "is set on SVG-EAR Record."
             ),
             is_output_node=True,
             inputs=[
