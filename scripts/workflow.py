@@ -49,7 +49,7 @@ NODES = {
     "SaveVideo": ("video:VIDEO", ""),
     "Note": ("", ""),
 }
-# The widgets of our nodes by name, in the order of the schema and with its defaults: a workflow keeps no names.
+# The widgets of our nodes by name, in the order of the schema and with its defaults: older interfaces read no names.
 # tests/comfyui/test_workflows.py compares with the schema.
 WIDGETS = {
     "SVGEARAttention": {
@@ -117,10 +117,11 @@ class Workflow:
         ``values`` are those of its widgets in order; of our nodes, the ones that are not the default by name. ``models`` are
         addresses of the files that the node loads, which the interface offers for download.
         """
+        named = {}
         if kind in WIDGETS:
-            given, values = dict(values), WIDGETS[kind]
-            assert given.keys() <= values.keys(), f"{kind} has no {given.keys() - values.keys()}"
-            values = list((values | given).values())
+            named = WIDGETS[kind] | dict(values)
+            assert named.keys() == WIDGETS[kind].keys(), f"{kind} has no {named.keys() - WIDGETS[kind].keys()}"
+            values = list(named.values())
         sockets, outputs = ([dict(zip(("name", "type"), entry.split(":"))) for entry in side.split()] for side in NODES[kind])
         height = HEIGHTS.get(kind, 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 24)
         node = {
@@ -136,6 +137,8 @@ class Workflow:
             "properties": {"Node name for S&R": kind},
             "widgets_values": list(values),
         }
+        if named:
+            node["widgets_values_named"] = named
         if title:
             node["title"] = title
         if models:

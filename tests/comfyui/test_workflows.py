@@ -32,6 +32,9 @@ def test_every_node_matches_its_schema(comfyui, path):
         assert len(node["widgets_values"]) <= len(widgets), node["type"]
         # stock nodes grow widgets that older versions lack; ours are written in full
         assert not left_out & required and not (left_out and node["type"].startswith("SVGEAR")), (node["type"], left_out)
+        if node["type"].startswith("SVGEAR"):
+            named = dict(zip((name for name, _, _ in widgets), node["widgets_values"]))
+            assert node.get("widgets_values_named", {}) == named
         for value, (name, kind, options) in zip(node["widgets_values"], widgets):
             _check(f"{node['type']}.{name}", value, kind, options)
 
