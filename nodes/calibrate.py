@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..kernels.block_shapes import SHAPES
 from ..kernels.calibration import Calibration
 from .calibrating.gathering import CALIBRATION, CalibratingPatch
+from .inputs import refuse_unknown
 from .patch.patching import patched, tell
 
 # Options of the input ``block_shapes``: every shape that there is, or consecutive tokens.
@@ -140,7 +141,9 @@ class SVGEARCalibrate(io.ComfyNode):
         memory_limit_gb=16.0,
         repeating_heads=False,
         restart=0,
+        **unknown,
     ) -> io.NodeOutput:
+        refuse_unknown(cls, unknown)
         calibration = Calibration(
             density=density,
             energy=energy,

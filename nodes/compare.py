@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .inputs import refuse_unknown
 from .recording.record import RunRecord, find_run
 from .showing.compare import Closeness, comparison, side_by_side
 
@@ -45,7 +46,8 @@ class SVGEARCompare(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dense, sparse, dense_model=None, dense_latent=None, sparse_model=None, sparse_latent=None) -> io.NodeOutput:
+    def execute(cls, dense, sparse, dense_model=None, dense_latent=None, sparse_model=None, sparse_latent=None, **unknown) -> io.NodeOutput:
+        refuse_unknown(cls, unknown)
         runs = _run(dense_model, dense_latent), _run(sparse_model, sparse_latent)
         line, text = comparison(Closeness.of(dense, sparse), *runs)
         return io.NodeOutput(text, side_by_side(dense, sparse), ui={"text": [text], "status": [line]})

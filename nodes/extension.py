@@ -5,10 +5,13 @@ from comfy_api.latest import ComfyExtension
 from .attention import SVGEARAttention
 from .calibrate import SVGEARCalibrate
 from .compare import SVGEARCompare
+from .custom_settings import SVGEARCustomSettings
 from .load_calibration import SVGEARLoadCalibration
+from .record import SVGEARRecord
 from .report import SVGEARReport
 from .routed_blocks import SVGEARRoutedBlocks
 from .save_calibration import SVGEARSaveCalibration
+from .schedule import SVGEARSchedule
 
 
 class SVGEARExtension(ComfyExtension):
@@ -17,6 +20,9 @@ class SVGEARExtension(ComfyExtension):
     async def get_node_list(self):
         return [
             SVGEARAttention,
+            SVGEARCustomSettings,
+            SVGEARSchedule,
+            SVGEARRecord,
             SVGEARRoutedBlocks,
             SVGEARReport,
             SVGEARCompare,

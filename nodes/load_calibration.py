@@ -1,10 +1,19 @@
-"""The loading node: a file -> a calibration for SVG-EAR Sparse Attention."""
+"""The loading node: a file -> settings for SVG-EAR Sparse Attention."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..kernels import Settings
+from ..kernels.settings import CALIBRATED
 from .calibrating import profiles
+from .inputs import SettingsType, Widgets, refuse_unknown
+from .patch.options import CustomSettings
+
+TOOLTIPS = {
+    "name": "A file that SVG-EAR Save Calibration wrote, for this model, size and number of frames.",
+    "compensate": "Estimate the skipped pairs from block averages. Off drops them, as published: faster and further from dense.",
+}
 
 
 class SVGEARLoadCalibration(io.ComfyNode):
@@ -18,17 +27,14 @@ class SVGEARLoadCalibration(io.ComfyNode):
             category="model/patch",
             search_aliases=["CalibAtt", "load attention profile"],
             description=(
-                "Loads a calibration from models/svg_ear for SVG-EAR Sparse Attention, whose preset has to be custom and whose "
-                "method calibrated."
+                "Loads a calibration from models/svg_ear, whose blocks SVG-EAR Sparse Attention then computes without any search. "
+                "Connect it to settings there, with preset custom."
             ),
             inputs=[
-                io.Combo.Input(
-                    "name",
-                    options=profiles.listed(),
-                    tooltip="A file that SVG-EAR Save Calibration wrote, for this model, size and number of frames.",
-                ),
+                io.Combo.Input("name", options=profiles.listed(), tooltip=TOOLTIPS["name"]),
+                Widgets(Settings, TOOLTIPS).switch("compensate"),
             ],
-            outputs=[profiles.ProfileType.Output(display_name="profile", tooltip="For the profile input of SVG-EAR Sparse Attention.")],
+            outputs=[SettingsType.Output(display_name="settings", tooltip="For settings of SVG-EAR Sparse Attention.")],
         )
 
     @classmethod
@@ -37,9 +43,10 @@ class SVGEARLoadCalibration(io.ComfyNode):
         return True if name is None else profiles.problem(name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, name) -> tuple:
+    def fingerprint_inputs(cls, name, **others) -> tuple:
         return profiles.stamp(profiles.path_of(name))
 
     @classmethod
-    def execute(cls, name) -> io.NodeOutput:
-        return io.NodeOutput(profiles.load(name))
+    def execute(cls, name, compensate=Settings.compensate, **unknown) -> io.NodeOutput:
+        refuse_unknown(cls, unknown)
+        return io.NodeOutput(CustomSettings.of(profiles.load(name), method=CALIBRATED, compensate=compensate))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .inputs import refuse_unknown
 from .recording.record import find_run
 from .recording.summary import report, status, warnings
 
@@ -28,7 +29,8 @@ class SVGEARReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent) -> io.NodeOutput:
+    def execute(cls, model, latent, **unknown) -> io.NodeOutput:
+        refuse_unknown(cls, unknown)
         found = find_run(model, latent)
         text = report(found)
         # A warning is said once, at the top of the text.

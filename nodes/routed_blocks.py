@@ -6,6 +6,7 @@ import numpy
 import torch
 from comfy_api.latest import io
 
+from .inputs import refuse_unknown
 from .recording.record import find_run
 from .recording.trace import RoutingMap
 from .showing.figure import figure
@@ -28,7 +29,7 @@ class SVGEARRoutedBlocks(io.ComfyNode):
                 "Shows what SVG-EAR Sparse Attention did: which blocks of one head were exact and which estimated, density and "
                 "estimated error of every layer and step, and where in the video the exact blocks are. On the node itself you can "
                 "choose any recorded layer, step and head; the image output shows the ones chosen in the inputs. What is recorded "
-                "is set on SVG-EAR Sparse Attention."
+                "is set on SVG-EAR Record."
             ),
             is_output_node=True,
             inputs=[
@@ -54,7 +55,10 @@ class SVGEARRoutedBlocks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent, layer=AUTOMATIC, step=AUTOMATIC, head=AUTOMATIC, branch="cond", frames=4, width=1400) -> io.NodeOutput:
+    def execute(
+        cls, model, latent, layer=AUTOMATIC, step=AUTOMATIC, head=AUTOMATIC, branch="cond", frames=4, width=1400, **unknown
+    ) -> io.NodeOutput:
+        refuse_unknown(cls, unknown)
         found = find_run(model, latent)
         chosen = choose_map(found.run.trace.maps, layer, step, head, branch) if found.run else None
         picture = numpy.asarray(figure(found.run, chosen, frames, width), dtype=numpy.float32) / 255

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..kernels.calibration import Profile
 from .calibrating.gathering import find_calibration, what_is_missing
 from .calibrating.profiles import FOLDER, models_folder, path_to_write, save, taken
+from .inputs import refuse_unknown
 from .recording.words import counted
 
 
@@ -83,7 +84,8 @@ class SVGEARSaveCalibration(io.ComfyNode):
             return str(error)
 
     @classmethod
-    def execute(cls, model, latent, name, runs=4, overwrite=False, largest_mb=64) -> io.NodeOutput:
+    def execute(cls, model, latent, name, runs=4, overwrite=False, largest_mb=64, **unknown) -> io.NodeOutput:
+        refuse_unknown(cls, unknown)
         patch = find_calibration(model)
         if patch is None:
             raise ValueError("this MODEL gathers nothing: connect the MODEL of SVG-EAR Calibrate, or of a node behind it")

@@ -45,7 +45,7 @@ CARDS = {
     "wan21_1_3b_compare": ("Compare with dense", "Wan 2.1 1.3B twice from the same noise", 8),
 }
 # Nodes in the screenshots: left, top, right, bottom.
-VIEW, REPORT, ATTENTION = (70, 92, 638, 1268), (680, 92, 1160, 552), (1212, 92, 1530, 868)
+VIEW, REPORT = (70, 92, 638, 1268), (680, 92, 1160, 552)
 CALIBRATION = (64, 154, 956, 680)
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     both.save(ROOT / "docs" / "view.jpg", quality=88, optimize=True)
     dark.crop(VIEW).save(HELP / "view.jpg", quality=85, optimize=True)
     filled.crop(REPORT).save(HELP / "report.jpg", quality=85, optimize=True)
-    dark.crop(ATTENTION).save(HELP / "attention.jpg", quality=85, optimize=True)
+    Image.open(SCREENSHOTS / "attention.png").convert("RGB").save(HELP / "attention.jpg", quality=85, optimize=True)
     calibration = Image.open(SCREENSHOTS / "calibration_classic.png").convert("RGB")
     calibration.crop(CALIBRATION).save(HELP / "calibration.jpg", quality=85, optimize=True)
 

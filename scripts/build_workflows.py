@@ -11,49 +11,7 @@ WAN_22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/ma
 HUNYUAN = "https://huggingface.co/Comfy-Org/HunyuanVideo_repackaged/resolve/main/split_files"
 HUNYUAN_15 = "https://huggingface.co/Comfy-Org/HunyuanVideo_1.5_repackaged/resolve/main/split_files"
 
-# the widgets of SVGEARAttention in their order, with their defaults
-ATTENTION = {
-    "preset": "balanced",
-    "density": 0.0,
-    "method": "svg-ear",
-    "budget": "density",
-    "top_p": 0.85,
-    "min_share": 0.0,
-    "query_clusters": 0,
-    "key_clusters": 0,
-    "kmeans_first": 6,
-    "kmeans_next": 1,
-    "kmeans_candidates": 32,
-    "recluster_every": 1,
-    "weighted_centroids": True,
-    "key_metric": True,
-    "probe_score": "error",
-    "start_percent": 0.0,
-    "end_percent": 1.0,
-    "dense_first_steps": -1,
-    "dense_last_steps": 0,
-    "dense_blocks": "0",
-    "min_tokens": 24576,
-    "memory_limit_mb": 0,
-    "strict": False,
-    "verbose": False,
-    "record_layers": "auto",
-    "record_steps": "auto",
-    "record_heads": "auto",
-    "record_limit_mb": 64,
-    "compensate": True,
-}
-# the widgets of SVGEARCalibrate: density, energy, block_shapes, looks, min_tokens, memory_limit_gb, repeating_heads, restart
-CALIBRATE = [0.2, 0.0, "best per head", 5, 4096, 16.0, False, 0]
 CALIBRATION = "wan21_1_3b_480p_81_frames"
-# the widgets of SVGEARRoutedBlocks: layer, step, head, branch, frames, width
-ROUTED_BLOCKS = [-1, -1, -1, "cond", 4, 1400]
-
-
-def attention(workflow: Workflow, model: tuple) -> dict:
-    """Add our node with its defaults."""
-    return workflow.add("SVGEARAttention", list(ATTENTION.values()), model=model)
-
 
 COMPARE = (
     "To compare with dense attention, bypass the SVG-EAR node (Ctrl+B) and run again with the same seed. "
@@ -117,7 +75,7 @@ def output(workflow: Workflow, latent: tuple, vae: dict, rate: int, tiled: bool,
     workflow.start("6. What SVG-EAR did", 480, "#3f8f5a")
     for number, (model, sampled) in enumerate(reports, 1):
         title = f"SVG-EAR Report (sampler {number})" if len(reports) > 1 else None
-        workflow.add("SVGEARReport", [], title, model=model, latent=sampled)
+        workflow.add("SVGEARReport", title=title, model=model, latent=sampled)
 
 
 def wan22_14b_t2v() -> None:
@@ -128,7 +86,7 @@ def wan22_14b_t2v() -> None:
     for noise in experts:
         workflow.start(f"2. SVG-EAR, {noise} noise", 400, "#3f8f5a")
         shifted = workflow.add("ModelSamplingSD3", [5.0], model=(files[noise], "MODEL"))
-        models.append((attention(workflow, (shifted, "MODEL")), "MODEL"))
+        models.append((workflow.add("SVGEARAttention", model=(shifted, "MODEL")), "MODEL"))
     workflow.start("3. Prompt and size", 460)
     positive, negative = prompts(workflow, files["clip"], PROMPT, NEGATIVE)
     size = workflow.add("EmptyHunyuanLatentVideo", [1280, 720, 81, 1])
@@ -261,17 +219,20 @@ def wan21_1_3b_routed_blocks() -> None:
         ["wan", "default"],
         f"{WAN_21}/vae/wan_2.1_vae.safetensors",
     )
-    model = _one_model(workflow, files, 8.0)
+    workflow.start("2. SVG-EAR, and what it records", 400, "#3f8f5a")
+    shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL"))
+    recording = workflow.add("SVGEARRecord")
+    model = workflow.add("SVGEARAttention", model=(shifted, "MODEL"), recording=(recording, "recording")), "MODEL"
     workflow.start("3. Prompt and size", 460)
     positive, negative = prompts(workflow, files["clip"], PROMPT, NEGATIVE)
     size = workflow.add("EmptyHunyuanLatentVideo", [832, 480, 81, 1])
     conditions = {"positive": positive, "negative": negative}
     sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "fixed", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
     workflow.start("5. What was exact: choose layer, step and head on the node", 610, "#3f8f5a")
-    view = workflow.add("SVGEARRoutedBlocks", ROUTED_BLOCKS, model=model, latent=sampled)
+    view = workflow.add("SVGEARRoutedBlocks", model=model, latent=sampled)
     workflow.start("6. The same as a picture, and in words", 640, "#3f8f5a")
     workflow.add("PreviewImage", images=(view, "IMAGE"))
-    workflow.add("SVGEARReport", [], model=model, latent=sampled)
+    workflow.add("SVGEARReport", model=model, latent=sampled)
     workflow.start("7. Video", 480)
     images = workflow.add("VAEDecode", samples=(view, "LATENT"), vae=(files["vae"], "VAE"))
     video = workflow.add("CreateVideo", [16], images=(images, "IMAGE"))
@@ -284,11 +245,10 @@ def wan21_1_3b_calibrate() -> None:
     workflow, files, conditions, size = _small_wan("wan21_1_3b_calibrate", GATHER)
     workflow.start("3. Calibrate", 400, "#3f8f5a")
     shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL"))
-    model = workflow.add("SVGEARCalibrate", CALIBRATE, model=(shifted, "MODEL")), "MODEL"
+    model = workflow.add("SVGEARCalibrate", model=(shifted, "MODEL")), "MODEL"
     sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "randomize", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
     workflow.start("5. Run it with four prompts or more", 480, "#3f8f5a")
-    # name, runs, overwrite, largest_mb
-    workflow.add("SVGEARSaveCalibration", [CALIBRATION, 4, False, 64], model=model, latent=sampled)
+    workflow.add("SVGEARSaveCalibration", {"name": CALIBRATION}, model=model, latent=sampled)
     _video(workflow, sampled, files["vae"], "6. Video")
     workflow.save()
 
@@ -298,9 +258,8 @@ def wan21_1_3b_calibrated() -> None:
     workflow, files, conditions, size = _small_wan("wan21_1_3b_calibrated", FOLLOW)
     workflow.start("3. SVG-EAR with a calibration", 400, "#3f8f5a")
     shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL"))
-    loaded = workflow.add("SVGEARLoadCalibration", [f"{CALIBRATION}.safetensors"], "SVG-EAR Load Calibration (calibrate first)")
-    values = ATTENTION | {"preset": "custom", "method": "calibrated"}
-    patched = workflow.add("SVGEARAttention", list(values.values()), model=(shifted, "MODEL"), profile=(loaded, "profile"))
+    loaded = workflow.add("SVGEARLoadCalibration", {"name": f"{CALIBRATION}.safetensors"}, "SVG-EAR Load Calibration (calibrate first)")
+    patched = workflow.add("SVGEARAttention", {"preset": "custom"}, model=(shifted, "MODEL"), settings=(loaded, "settings"))
     model = patched, "MODEL"
     sampled = _one_sampler(workflow, model, (size, "LATENT"), [42, "fixed", 20, 6.0, "uni_pc", "simple", 1.0], conditions)
     output(workflow, sampled, files["vae"], 16, False, [(model, sampled)])
@@ -312,10 +271,9 @@ def wan21_1_3b_compare() -> None:
     workflow, files, conditions, size = _small_wan("wan21_1_3b_compare", SIDE_BY_SIDE)
     workflow.start("3. Dense, timed", 400)
     shifted = workflow.add("ModelSamplingSD3", [8.0], model=(files["model"], "MODEL")), "MODEL"
-    timed = ATTENTION | {"dense_first_steps": 10000}
-    dense = workflow.add("SVGEARAttention", list(timed.values()), "SVG-EAR, all steps dense", model=shifted), "MODEL"
+    dense = workflow.add("SVGEARAttention", {"dense_first_steps": 10000}, "SVG-EAR, all steps dense", model=shifted), "MODEL"
     workflow.start("4. SVG-EAR", 400, "#3f8f5a")
-    sparse = attention(workflow, shifted), "MODEL"
+    sparse = workflow.add("SVGEARAttention", model=shifted), "MODEL"
     workflow.start("5. Sampling, the same for both", 380)
     shared = {
         "noise": (workflow.add("RandomNoise", [42, "fixed"]), "NOISE"),
@@ -368,7 +326,7 @@ def _video(workflow: Workflow, latent: tuple, vae: dict, title: str) -> None:
 def _one_model(workflow: Workflow, files: dict, shift: float) -> tuple:
     workflow.start("2. SVG-EAR", 400, "#3f8f5a")
     shifted = workflow.add("ModelSamplingSD3", [shift], model=(files["model"], "MODEL"))
-    return attention(workflow, (shifted, "MODEL")), "MODEL"
+    return workflow.add("SVGEARAttention", model=(shifted, "MODEL")), "MODEL"
 
 
 def _one_sampler(workflow: Workflow, model: tuple, latent: tuple, values: list, conditions: dict) -> tuple:

@@ -20,10 +20,11 @@ NODES = {
     "FluxGuidance": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
     "ConditioningZeroOut": ("conditioning:CONDITIONING", "CONDITIONING:CONDITIONING"),
     "ModelSamplingSD3": ("model:MODEL", "MODEL:MODEL"),
-    "SVGEARAttention": ("model:MODEL profile:SVG_EAR_PROFILE", "MODEL:MODEL"),
+    "SVGEARAttention": ("model:MODEL settings:SVG_EAR_SETTINGS schedule:SVG_EAR_SCHEDULE recording:SVG_EAR_RECORDING", "MODEL:MODEL"),
+    "SVGEARRecord": ("", "recording:SVG_EAR_RECORDING"),
     "SVGEARCalibrate": ("model:MODEL", "MODEL:MODEL"),
     "SVGEARSaveCalibration": ("model:MODEL latent:LATENT", "STRING:STRING"),
-    "SVGEARLoadCalibration": ("", "profile:SVG_EAR_PROFILE"),
+    "SVGEARLoadCalibration": ("", "settings:SVG_EAR_SETTINGS"),
     "SVGEARRoutedBlocks": ("model:MODEL latent:LATENT", "IMAGE:IMAGE LATENT:LATENT"),
     "SVGEARReport": ("model:MODEL latent:LATENT", "STRING:STRING"),
     "SVGEARCompare": (
@@ -60,7 +61,38 @@ NODES = {
     "SaveVideo": ("video:VIDEO", ""),
     "Note": ("", ""),
 }
+# The widgets of our nodes by name, in the order of the schema and with its defaults: older interfaces read no names.
+# tests/comfyui/test_workflows.py compares with the schema.
+WIDGETS = {
+    "SVGEARAttention": {
+        "preset": "balanced",
+        "density": 0.0,
+        "dense_first_steps": -1,
+        "dense_blocks": "0",
+        "min_tokens": 24576,
+        "memory_limit_mb": 0,
+        "strict": False,
+    },
+    "SVGEARRecord": {"layers": "auto", "steps": "auto", "heads": "auto", "limit_mb": 64},
+    "SVGEARRoutedBlocks": {"layer": -1, "step": -1, "head": -1, "branch": "cond", "frames": 4, "width": 1400},
+    "SVGEARReport": {},
+    "SVGEARCompare": {},
+    "SVGEARCalibrate": {
+        "density": 0.2,
+        "energy": 0.0,
+        "block_shapes": "best per head",
+        "looks": 5,
+        "min_tokens": 4096,
+        "memory_limit_gb": 16.0,
+        "repeating_heads": False,
+        "restart": 0,
+    },
+    "SVGEARSaveCalibration": {"name": "calibration", "runs": 4, "overwrite": False, "largest_mb": 64},
+    "SVGEARLoadCalibration": {"name": None, "compensate": True},
+}
 HEIGHTS = {
+    "SVGEARAttention": 350,
+    "SVGEARRecord": 200,
     "SVGEARRoutedBlocks": 1160,
     "PreviewImage": 560,
     "CLIPTextEncode": 160,
@@ -70,7 +102,7 @@ HEIGHTS = {
     "SVGEARCompare": 430,
     "SVGEARCalibrate": 340,
     "SVGEARSaveCalibration": 440,
-    "SVGEARLoadCalibration": 130,
+    "SVGEARLoadCalibration": 150,
     "SaveVideo": 380,
     "CreateVideo": 150,
 }
@@ -95,11 +127,17 @@ class Workflow:
         self.column = (title, width, color, len(self.nodes))
         self.bottom = TITLE + MARGIN
 
-    def add(self, kind: str, values: list = (), title: str | None = None, models: list[str] = (), **inputs) -> dict:
+    def add(self, kind: str, values: list | dict = (), title: str | None = None, models: list[str] = (), **inputs) -> dict:
         """Add a node below the last one of its group. ``inputs`` are outputs of other nodes as (node, name).
 
-        ``models`` are addresses of the files that the node loads, which the interface offers for download.
+        ``values`` are those of its widgets in order; of our nodes, the ones that are not the default by name. ``models`` are
+        addresses of the files that the node loads, which the interface offers for download.
         """
+        named = {}
+        if kind in WIDGETS:
+            named = WIDGETS[kind] | dict(values)
+            assert named.keys() == WIDGETS[kind].keys(), f"{kind} has no {named.keys() - WIDGETS[kind].keys()}"
+            values = list(named.values())
         sockets, outputs = ([dict(zip(("name", "type"), entry.split(":"))) for entry in side.split()] for side in NODES[kind])
         height = HEIGHTS.get(kind, 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 24) + TOLD.get(kind, 0)
         node = {
@@ -115,6 +153,8 @@ class Workflow:
             "properties": {"Node name for S&R": kind},
             "widgets_values": list(values),
         }
+        if named:
+            node["widgets_values_named"] = named
         if title:
             node["title"] = title
         if models:

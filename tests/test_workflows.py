@@ -9,7 +9,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 WORKFLOWS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 TITLE = 30
-OURS = {"SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport"}
+OURS = {"SVGEARAttention", "SVGEARRecord", "SVGEARRoutedBlocks", "SVGEARReport"}
 COMPARING = {"SVGEARCompare"}
 CALIBRATING = {"SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration"}
 STOCK = {
@@ -61,8 +61,8 @@ def test_one_saves_the_calibration_that_another_loads():
         return next(node["widgets_values"] for node in WORKFLOWS[workflow]["nodes"] if node["type"] == kind)
 
     saved = values("wan21_1_3b_calibrate", "SVGEARSaveCalibration")[0]
-    assert values("wan21_1_3b_calibrated", "SVGEARLoadCalibration") == [f"{saved}.safetensors"]
-    assert {"custom", "calibrated"} <= set(values("wan21_1_3b_calibrated", "SVGEARAttention"))
+    assert f"{saved}.safetensors" in values("wan21_1_3b_calibrated", "SVGEARLoadCalibration")
+    assert "custom" in values("wan21_1_3b_calibrated", "SVGEARAttention")
 
 
 def test_one_compares_runs_that_differ_in_their_model_only():

@@ -12,7 +12,7 @@ from ...kernels.calibration import Calibration, CalibrationRun, ModelIdentity, P
 from ..patch.call import AttentionCall
 from ..patch.evaluation import Evaluation
 from ..patch.identity import model_identity
-from ..patch.options import Options
+from ..patch.options import Options, RecordingOptions
 from ..patch.override import Patch, logger
 from ..patch.schedule import Schedule
 from ..patch.state import StateKey
@@ -44,7 +44,7 @@ class CalibratingPatch(Patch):
     name = "SVG-EAR Calibrate"
 
     def __init__(self, calibration: Calibration, min_tokens: int, tell: Callable[[str], None] = lambda text: None):
-        super().__init__(Options(dense_first_steps=0, dense_blocks="", record_limit_mb=0, min_tokens=min_tokens), tell)
+        super().__init__(Options(dense_first_steps=0, dense_blocks="", min_tokens=min_tokens, recording=RecordingOptions(limit_mb=0)), tell)
         self.calibration = calibration
         self._gathering: CalibrationRun | None = None
         # Two devices may make their first call at once.

@@ -8,15 +8,12 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 import folder_paths
-from comfy_api.latest import io
 
 from ...kernels.calibration import Calibration, Profile, ProfileError, read_profile, write_profile
 
 FOLDER = "svg_ear"
 ENDING = ".safetensors"
 NOTHING_YET = "none yet: run SVG-EAR Calibrate first"
-# The socket between SVG-EAR Load Calibration and SVG-EAR Sparse Attention.
-ProfileType = io.Custom("SVG_EAR_PROFILE")
 # Words and dashes, in subfolders or not: nothing that leaves the folder or means something to a file system.
 NAME = re.compile(r"(?:[\w][\w .()+-]*/)*[\w][\w .()+-]*")
 

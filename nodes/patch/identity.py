@@ -10,13 +10,18 @@ class ProfileMismatch(ValueError):
     """A calibration of something else than what is running."""
 
 
+def layer_count(model) -> int | None:
+    """Transformer blocks of a diffusion model, None where its architecture is not known."""
+    architecture = find_architecture(model)
+    return sum(len(getattr(model, name)) for name in architecture.block_lists) if architecture else None
+
+
 def model_identity(model, heads: int, head_dim: int) -> ModelIdentity:
     """What a calibration remembers of a diffusion model; ``heads`` and ``head_dim`` are those of an attention call."""
-    architecture = find_architecture(model)
     shapes = (tuple(weight.shape) for weight in getattr(model, "parameters", tuple)() if weight.ndim > 1)
     return ModelIdentity(
         architecture=type(model).__name__,
-        layers=sum(len(getattr(model, name)) for name in architecture.block_lists) if architecture else 0,
+        layers=layer_count(model) or 0,
         heads=heads,
         head_dim=head_dim,
         input_shape=next(shapes, ()),

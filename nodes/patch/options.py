@@ -1,10 +1,11 @@
-"""What the user set on the SVG-EAR node, checked before anything runs."""
+"""What the user set on the SVG-EAR nodes, checked before anything runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
 from ...kernels import Settings
+from ...kernels.calibration import Profile
 from ...kernels.settings import CALIBRATED
 from ..recording.selection import AUTOMATIC as EVENLY
 from ..recording.selection import Selection
@@ -18,82 +19,138 @@ PRESETS = {
 }
 CUSTOM = "custom"
 AUTOMATIC = -1
+# What a value must be, by the type of its default.
+KINDS = {bool: (bool, "on or off"), int: (int, "a whole number"), float: ((float, int), "a number"), str: (str, "text")}
+
+
+def require_kinds(options: type, values: dict) -> None:
+    """Raise ValueError for one of ``values`` that is of another kind than the default of that name: links carry anything."""
+    for entry in fields(options):
+        kind, words = KINDS.get(type(entry.default), (object, ""))
+        if entry.name in values and not isinstance(values[entry.name], kind):
+            raise ValueError(f"{entry.name} is {values[entry.name]!r}; it must be {words}, such as {entry.default!r}")
+
+
+def require_least(**numbers: tuple[int, int]) -> None:
+    """Raise ValueError for a number below the least one beside it."""
+    for name, (given, least) in numbers.items():
+        if given < least:
+            raise ValueError(f"{name} is {given}; it must be at least {least}")
 
 
 @dataclass(frozen=True)
-class Options:
-    """The widgets of the SVG-EAR node under their input ids, with their defaults.
+class CustomSettings:
+    """How attention is routed with preset ``custom``; ``profile`` says what method ``calibrated`` computes."""
 
-    Raises ValueError for a value outside its range; the message says what is accepted.
-    """
-
-    preset: str = "balanced"
-    density: float = 0.0
-    method: str = Settings.method
-    budget: str = Settings.budget
-    top_p: float = Settings.top_p
-    min_share: float = Settings.min_share
-    query_clusters: int = Settings.query_clusters
-    key_clusters: int = Settings.key_clusters
-    kmeans_first: int = Settings.kmeans_first
-    kmeans_next: int = Settings.kmeans_next
-    kmeans_candidates: int = Settings.kmeans_candidates
-    recluster_every: int = Settings.recluster_every
-    weighted_centroids: bool = Settings.weighted_centroids
-    key_metric: bool = Settings.key_metric
-    probe_score: str = Settings.probe_score
-    start_percent: float = 0.0
-    end_percent: float = 1.0
-    dense_first_steps: int = AUTOMATIC
-    dense_last_steps: int = 0
-    dense_blocks: str = "0"
-    min_tokens: int = 24576
-    memory_limit_mb: int = 0
-    strict: bool = False
-    verbose: bool = False
-    record_layers: str = EVENLY
-    record_steps: str = EVENLY
-    record_heads: str = EVENLY
-    record_limit_mb: int = 64
-    compensate: bool = Settings.compensate
+    settings: Settings
+    profile: Profile | None = None
 
     def __post_init__(self):
-        if self.preset not in (*PRESETS, CUSTOM):
-            raise ValueError(f"preset is {self.preset!r}; choose one of {', '.join((*PRESETS, CUSTOM))}")
-        if self.preset == CUSTOM and self.method != CALIBRATED and self.budget == "density" and self.density == 0:
-            raise ValueError(
-                "density is 0, and the custom preset has no density of its own; "
-                "set density to the share of pairs to compute, such as 0.1, or set budget to top-p"
-            )
+        if (self.settings.method == CALIBRATED) != (self.profile is not None):
+            raise ValueError(f"method is {self.settings.method}: connect SVG-EAR Load Calibration to settings for method {CALIBRATED} only")
+
+    @classmethod
+    def of(cls, profile: Profile | None = None, **widgets) -> CustomSettings:
+        """``widgets`` are fields of :class:`Settings`. Raises ValueError for a value outside its range."""
+        require_kinds(Settings, widgets)
+        return cls(Settings(**widgets), profile)
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """The widgets of SVG-EAR Schedule. Raises ValueError for a value outside its range."""
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    dense_last_steps: int = 0
+
+    def __post_init__(self):
+        require_kinds(ScheduleOptions, vars(self))
+        require_least(dense_last_steps=(self.dense_last_steps, 0))
         if not 0.0 <= self.start_percent <= self.end_percent <= 1.0:
             raise ValueError(
                 f"start_percent is {self.start_percent} and end_percent is {self.end_percent}; "
                 "both must lie between 0 and 1, and start_percent must not be the larger one"
             )
+
+
+@dataclass(frozen=True)
+class RecordingOptions:
+    """The widgets of SVG-EAR Record. Raises ValueError for text that is not understood."""
+
+    layers: str = EVENLY
+    steps: str = EVENLY
+    heads: str = EVENLY
+    limit_mb: int = 64
+
+    def __post_init__(self):
+        require_kinds(RecordingOptions, vars(self))
+        require_least(limit_mb=(self.limit_mb, 0))
+        self.chosen()
+
+    def chosen(self) -> tuple[Selection | None, ...]:
+        """Layers, steps and heads; None chooses a few."""
+        return tuple(Selection.parse_or_automatic(getattr(self, name), name) for name in ("layers", "steps", "heads"))
+
+
+@dataclass(frozen=True)
+class Options:
+    """The widgets of SVG-EAR Sparse Attention under their input ids, with their defaults, and what is connected to it.
+
+    Raises ValueError for a value outside its range, and for values that do not go together.
+    """
+
+    preset: str = "balanced"
+    density: float = 0.0
+    dense_first_steps: int = AUTOMATIC
+    dense_blocks: str = "0"
+    min_tokens: int = 24576
+    memory_limit_mb: int = 0
+    strict: bool = False
+    custom: CustomSettings | None = None
+    schedule: ScheduleOptions = ScheduleOptions()
+    recording: RecordingOptions = RecordingOptions()
+
+    def __post_init__(self):
+        require_kinds(Options, vars(self))
+        if self.preset not in (*PRESETS, CUSTOM):
+            raise ValueError(f"preset is {self.preset!r}; choose one of {', '.join((*PRESETS, CUSTOM))}")
+        require_least(
+            dense_first_steps=(self.dense_first_steps, AUTOMATIC),
+            min_tokens=(self.min_tokens, 0),
+            memory_limit_mb=(self.memory_limit_mb, 0),
+        )
+        self._check_custom()
         self.dense_layers()
-        self.recorded()
         self.settings()
 
-    def settings(self) -> Settings:
-        """How attention is routed: the preset's settings, or with ``custom`` those of the widgets."""
-        if self.preset == CUSTOM:
-            return Settings(**{entry.name: getattr(self, entry.name) for entry in fields(Settings)})
-        preset = PRESETS[self.preset]
-        return preset if self.density == 0 else replace(preset, density=self.density)
+    def _check_custom(self):
+        if self.preset == CUSTOM and self.custom is None:
+            raise ValueError(
+                f"preset is {CUSTOM}, and nothing is connected to settings: connect SVG-EAR Custom Settings or SVG-EAR Load Calibration, "
+                f"or choose one of {', '.join(PRESETS)}"
+            )
+        if self.preset != CUSTOM and self.custom is not None:
+            raise ValueError(
+                f"preset is {self.preset}, and something is connected to settings, which counts only with preset {CUSTOM}: "
+                f"set preset to {CUSTOM}, or disconnect it"
+            )
+        if self.custom is None or self.density == 0:
+            return
+        settings = self.custom.settings
+        if settings.method == CALIBRATED or settings.budget != "density":
+            spent = "a calibration says what is computed" if settings.method == CALIBRATED else f"budget {settings.budget} has no density"
+            raise ValueError(f"density is {self.density}, but {spent}: set density to 0, or connect other settings")
 
-    def check_profile(self, is_connected: bool) -> None:
-        """Raise ValueError unless a calibration is connected exactly where the method is ``calibrated``."""
-        is_used = self.settings().method == CALIBRATED
-        if is_used and not is_connected:
-            raise ValueError(
-                "method is calibrated, and no calibration is connected: connect SVG-EAR Load Calibration to profile, "
-                "or choose another method"
-            )
-        if is_connected and not is_used:
-            raise ValueError(
-                f"a calibration is connected to profile, but preset is {self.preset} and method is {self.method}: "
-                "set preset to custom and method to calibrated, or disconnect it"
-            )
+    @property
+    def profile(self) -> Profile | None:
+        """The calibration to follow."""
+        return self.custom.profile if self.custom else None
+
+    def settings(self) -> Settings:
+        """How attention is routed: the preset's settings, or with ``custom`` those that are connected."""
+        settings = self.custom.settings if self.custom else PRESETS[self.preset]
+        return settings if self.density == 0 else replace(settings, density=self.density)
 
     def dense_layers(self) -> Selection:
         """The layers that stay dense."""
@@ -101,8 +158,14 @@ class Options:
 
     def recorded(self) -> MapChoice:
         """Which calls have their routing recorded."""
-        chosen = (Selection.parse_or_automatic(getattr(self, name), name) for name in ("record_layers", "record_steps", "record_heads"))
-        return MapChoice(*chosen, dense_layers=self.dense_layers(), limit=self.record_limit_mb * 2**20)
+        return MapChoice(*self.recording.chosen(), dense_layers=self.dense_layers(), limit=self.recording.limit_mb * 2**20)
+
+    def require_layers(self, count: int) -> None:
+        """Raise ValueError where a layer is named that a model of ``count`` layers does not have."""
+        self.dense_layers().require(count, "dense_blocks")
+        layers, _, _ = self.recording.chosen()
+        if layers is not None:
+            layers.require(count, "layers of SVG-EAR Record")
 
     def warm_up_steps(self, steps: int) -> int:
         """Dense steps at the start of the denoising, for a sampler of ``steps`` steps."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ... import kernels
-from ...kernels.calibration import Profile
 from ..recording import reasons
 from ..recording.reasons import Reason, StrictModeError
 from ..recording.record import Recorder, Run
@@ -48,10 +47,10 @@ class Patch:
     # The node that makes such patches.
     name = "SVG-EAR Sparse Attention"
 
-    def __init__(self, options: Options, tell: Callable[[str], None] = lambda text: None, profile: Profile | None = None):
-        """``tell`` shows a line of text on the node; ``profile`` says what method ``calibrated`` computes."""
+    def __init__(self, options: Options, tell: Callable[[str], None] = lambda text: None):
+        """``tell`` shows a line of text on the node."""
         self.options = options
-        self.profile = profile
+        self.profile = options.profile
         self.tell = tell
         self.settings = options.settings()
         self.map_choice = options.recorded()
@@ -252,8 +251,7 @@ class Patch:
         if reason not in UNRELATED and block is not None:
             self.run.trace.count_dense(block.layer, block.layers, step, reason)
         if self.run.count_dense(reason):
-            level = logging.WARNING if not reason.by_design else logging.INFO if self.options.verbose else logging.DEBUG
-            logger.log(level, "dense attention: %s %s", reason, reason.remedy)
+            logger.log(logging.DEBUG if reason.by_design else logging.WARNING, "dense attention: %s %s", reason, reason.remedy)
 
 
 def _is_empty(latent_image) -> bool:

@@ -38,11 +38,12 @@ class Schedule:
         self._sigmas, self._percent_to_sigma = sigmas or [], percent_to_sigma
         self._is_known = len(self._sigmas) > 1 and all(a >= b for a, b in zip(self._sigmas, self._sigmas[1:]))
         self.steps = max(len(self._sigmas) - 1, 0)
-        self._start = float(percent_to_sigma(options.start_percent)) if options.start_percent > 0 else None
-        self._end = float(percent_to_sigma(options.end_percent)) if options.end_percent < 1 else None
+        window = options.schedule
+        self._start = float(percent_to_sigma(window.start_percent)) if window.start_percent > 0 else None
+        self._end = float(percent_to_sigma(window.end_percent)) if window.end_percent < 1 else None
 
         self._warm_up = options.warm_up_steps(self.steps)
-        self._tail = options.dense_last_steps
+        self._tail = window.dense_last_steps
         if self._is_known:
             first, last = (_percent(sigma, percent_to_sigma) for sigma in (self._sigmas[0], self._sigmas[-1]))
             steps_per_percent = self.steps / max(last - first, 1e-6)

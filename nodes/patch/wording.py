@@ -16,9 +16,10 @@ def in_words(options: Options, steps: int) -> str:
         parts.append(f"density {settings.density:.3g}" if settings.budget == "density" else f"top_p {settings.top_p:.3g}")
     automatic = " (automatic)" if options.dense_first_steps == AUTOMATIC else ""
     parts.append(f"dense_first_steps {options.warm_up_steps(steps)}{automatic}")
-    if options.dense_last_steps:
-        parts.append(f"dense_last_steps {options.dense_last_steps}")
-    if (options.start_percent, options.end_percent) != (0.0, 1.0):
-        parts.append(f"start_percent {options.start_percent:.3g}, end_percent {options.end_percent:.3g}")
+    schedule = options.schedule
+    if schedule.dense_last_steps:
+        parts.append(f"dense_last_steps {schedule.dense_last_steps}")
+    if (schedule.start_percent, schedule.end_percent) != (0.0, 1.0):
+        parts.append(f"start_percent {schedule.start_percent:.3g}, end_percent {schedule.end_percent:.3g}")
     parts.append(f"dense_blocks {options.dense_blocks.strip() or 'none'}")
     return ", ".join(parts)

@@ -51,11 +51,16 @@ WARM_UP_STEP = Reason(
     "Lower dense_first_steps or use more steps; the few-step preset has no warm-up.",
     by_design=True,
 )
-LAST_STEPS = Reason("last-steps", "One of the last steps, kept dense by dense_last_steps.", "Lower dense_last_steps.", by_design=True)
+LAST_STEPS = Reason(
+    "last-steps",
+    "One of the last steps, kept dense by dense_last_steps.",
+    "Lower dense_last_steps of SVG-EAR Schedule.",
+    by_design=True,
+)
 OUTSIDE_WINDOW = Reason(
     "outside-window",
     "The step lies outside start_percent to end_percent.",
-    "Widen start_percent and end_percent.",
+    "Widen start_percent and end_percent of SVG-EAR Schedule.",
     by_design=True,
 )
 DENSE_BLOCK = Reason("dense-block", "The layer is listed in dense_blocks.", "Shorten dense_blocks.", by_design=True)
@@ -90,7 +95,7 @@ COMPILED_WITHOUT = Reason(
 UNKNOWN_STEP = Reason(
     "unknown-step",
     "The sampler does not tell a falling noise schedule, so the steps that should stay dense are not known.",
-    "Use a stock sampler, or set dense_first_steps and dense_last_steps to 0, start_percent to 0 and end_percent to 1.",
+    "Use a stock sampler, or set dense_first_steps to 0 and disconnect SVG-EAR Schedule.",
 )
 NOT_CALIBRATED = Reason(
     "not-calibrated",

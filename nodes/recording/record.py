@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...kernels import StageTimer, Statistics
-from .latents import latent_digest, stream_digests
+from .latents import latent_digest, stream_digests, streams
 from .reasons import Reason
 from .size import VideoSize
 from .times import RunTimer, RunTimes
@@ -154,6 +154,8 @@ class Run:
                     f"{some} not finite (NaN or infinite): the model's own numbers overflow. Choose another compute type for the model; "
                     "these calls are left out of all means."
                 )
+            if not all(part.isfinite().all() for part in streams(result)):
+                self.warn("The resulting latent is not finite (NaN or infinite) everywhere: choose another compute type for the model.")
         # What was recorded is on the device until here.
         self.trace, self.timer = Trace(), RunTimer()
         tokens, size = self._seen or (None, None)

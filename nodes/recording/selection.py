@@ -47,3 +47,12 @@ class Selection:
             return value + count if value < 0 else value
 
         return any(position(first) <= number <= position(last) for first, last in self.ranges)
+
+    def require(self, count: int, name: str) -> None:
+        """Raise ValueError for what does not exist among ``count``, or for a range that falls; ``name`` is the input's."""
+        for first, last in self.ranges:
+            missing = next((number for number in (first, last) if not -count <= number < count), None)
+            if missing is not None:
+                raise ValueError(f"{name} has {missing}, which does not exist: write 0 to {count - 1}, or -1 to {-count} from the end")
+            if first % count > last % count:
+                raise ValueError(f"{name} has {first}-{last}, which of {count} is a falling range: write the smaller one first")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...kernels import RoutedHeads, Statistics
+from ...kernels.statistics import LARGEST_ERROR
 from .reasons import Reason
 from .routed import HeadRouting, error_of_code, head_routing
 from .selection import Selection
@@ -225,20 +226,26 @@ class Trace:
             for (branch, layer, step, head), (routing, grid) in self._maps.items()
         )
         record = TraceRecord(
-            layers=self._layers,
-            sparse={key: _finite(torch.stack(values)).nanmean(0).numpy() for key, values in cells.items()},
+            # More than the model has where it counts its blocks otherwise than its lists.
+            layers=max(self._layers, 1 + max((layer for *_, layer, _ in (*cells, *self._dense)), default=-1)),
+            sparse={key: _mean(values).numpy() for key, values in cells.items()},
             dense=self._dense,
             maps=maps,
             maps_left_out=self._left_out,
         )
-        means = [values.double().flatten(1).mean(1) for values in figures]
+        means = [_finite(values).double().flatten(1).mean(1) for values in figures]
         finite = [pair for pair in means if pair.isfinite().all()]
         return record, tuple(torch.stack(finite).mean(0).tolist()) if finite else None, len(means) - len(finite)
 
 
 def _finite(values: Tensor) -> Tensor:
-    """``values`` with NaN for whatever is not finite."""
-    return values.where(values.isfinite(), torch.nan)
+    """Density and error ``[2, ...]``, NaN where there is no estimate of the error: see ``LARGEST_ERROR`` of the kernels."""
+    return values.where((values.isfinite() & (values < LARGEST_ERROR)).all(0), torch.nan)
+
+
+def _mean(calls: list[Tensor]) -> Tensor:
+    """The mean of the calls ``[2, H]`` of one place; of calls with other heads than the first none is taken."""
+    return torch.stack([_finite(values) for values in calls if values.shape == calls[0].shape]).nanmean(0)
 
 
 def _to_host(tensors: list[Tensor]) -> list[Tensor]:

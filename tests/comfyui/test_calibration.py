@@ -3,9 +3,9 @@
 import pytest
 from harness.client import PromptRejected
 from harness.graphs import Graph, sampling
-from test_nodes import dense_calls, relative_error, run, sparse_calls, wan
+from test_nodes import dense_calls, relative_error, run, sparse_calls
 
-CALIBRATED = {"preset": "custom", "method": "calibrated", "dense_first_steps": 0, "dense_blocks": ""}
+CALIBRATED = {"preset": "custom", "dense_first_steps": 0, "dense_blocks": ""}
 LARGER = (16, 3, 24, 32)
 STEPS = 3
 
@@ -26,14 +26,13 @@ def calibrating(name, *, seed=0, runs=1, latent=LARGER, overwrite=False, steps=S
     return graph, graph.save(sampled), saved
 
 
-def following(name, latent=LARGER, **changes):
+def following(name, latent=LARGER, settings=None, compensate=True, **changes):
     """A sparse run with the calibration of that name."""
-    settings = CALIBRATED | changes.pop("settings", {})
-    sampled = sampling("wan21_t2v", settings, latent=latent, report=True, **{"steps": STEPS} | changes)
-    profile = sampled.graph.add("SVGEARLoadCalibration", name=f"{name}.safetensors")[0]
+    sampled = sampling("wan21_t2v", CALIBRATED | (settings or {}), latent=latent, report=True, **{"steps": STEPS} | changes)
+    loaded = sampled.graph.add("SVGEARLoadCalibration", name=f"{name}.safetensors", compensate=compensate)[0]
     for node in sampled.graph.nodes.values():
         if node["class_type"] == "SVGEARAttention":
-            node["inputs"]["profile"] = profile
+            node["inputs"]["settings"] = loaded
     return sampled
 
 
@@ -67,7 +66,7 @@ def test_calibrating_is_dense_and_following_is_close(client):
     plain, _ = run(client, sampling("wan21_t2v", latent=LARGER, steps=STEPS))
     assert (plain == dense).all()
     for compensate in (True, False):
-        found, text = run(client, following("second", settings={"compensate": compensate}))
+        found, text = run(client, following("second", compensate=compensate))
         assert sparse_calls(text) == STEPS * 2
         assert 1e-6 < relative_error(found, dense) < 0.5
 
@@ -178,9 +177,11 @@ def test_a_damaged_file_is_refused(comfyui, client):
     assert failed.status == "error" and "cut short" in failed.error["exception_message"]
 
 
-def test_profile_and_method_go_together(client):
+def test_a_calibration_wants_preset_custom_and_no_density(client):
     client.run(calibrating("pair")[0].nodes)
-    failed = client.attempt(following("pair", settings={"preset": "balanced"}).graph.nodes)
-    assert failed.status == "error" and "set preset to custom and method to calibrated" in failed.error["exception_message"]
-    failed = client.attempt(wan(CALIBRATED).graph.nodes)
-    assert failed.status == "error" and "connect SVG-EAR Load Calibration" in failed.error["exception_message"]
+    for settings, message in (
+        ({"preset": "balanced"}, "set preset to custom, or disconnect it"),
+        ({"density": 0.3}, "a calibration says what is computed: set density to 0"),
+    ):
+        failed = client.attempt(following("pair", settings=settings).graph.nodes)
+        assert failed.status == "error" and message in failed.error["exception_message"]

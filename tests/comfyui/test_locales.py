@@ -10,7 +10,18 @@ from svg_ear.nodes.recording.reasons import REASONS
 
 LANGUAGES = ("en", "zh")
 PICTURED = ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport")
-NODES = (*PICTURED, "SVGEARCompare", "SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration")
+NODES = (
+    *PICTURED,
+    "SVGEARCompare",
+    "SVGEARCustomSettings",
+    "SVGEARSchedule",
+    "SVGEARRecord",
+    "SVGEARCalibrate",
+    "SVGEARSaveCalibration",
+    "SVGEARLoadCalibration",
+)
+# The interface asks for <NodeId>/<language>.md and takes <NodeId>.md where there is none; pictures lie beside the latter.
+HELP = {"en": "{}.md", "zh": "{}/zh.md"}
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
@@ -41,25 +52,42 @@ def test_the_server_serves_them(client):
         assert set(NODES) <= set(served[language]["nodeDefs"])
 
 
+def help_of(node, language):
+    return (ROOT / "web" / "docs" / HELP[language].format(node)).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("node", NODES)
-def test_help_explains_every_input_and_has_its_pictures(client, node):
-    page = (ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+def test_help_explains_every_input_and_has_its_pictures(client, node, language):
+    page = help_of(node, language)
     explained = {name for cell in re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE) for name in re.findall(r"`([a-z_]+)`", cell)}
     assert set(inputs_of(client.object_info(node))) <= explained
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)
     assert len(pictures) >= (node in PICTURED) and all((ROOT / "web" / "docs" / picture).is_file() for picture in pictures)
 
 
-def test_help_says_what_to_do_about_every_reason():
-    pages = "".join((ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8") for node in NODES)
-    assert [name for name in REASONS if f"`{name}`" not in pages] == []
-
-
 @pytest.mark.parametrize("node", NODES)
-def test_the_server_serves_help_and_pictures(client, node):
-    """Where the interface looks for them: beside the page."""
+def test_chinese_help_says_what_the_english_says(node):
+    """The same sections, rows and pictures in the same order."""
+    english, chinese = (help_of(node, language) for language in LANGUAGES)
+    assert CHINESE.search(chinese)
+    for part in (r"^(#+) ", r"^\| (`[^|]+`) \|", r"!\[[^]]+\](\([^)]+\))"):
+        found, expected = (re.findall(part, page, re.MULTILINE) for page in (chinese, english))
+        assert found == expected
+
+
+def test_help_says_what_to_do_about_every_reason():
+    for language in LANGUAGES:
+        pages = "".join(help_of(node, language) for node in NODES)
+        assert [name for name in REASONS if f"`{name}`" not in pages] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("node", NODES)
+def test_the_server_serves_help_and_pictures(client, node, language):
+    """Where the interface looks for them: beside the English page."""
     base = f"{client.address}/extensions/svg-ear/docs/"
-    with urllib.request.urlopen(f"{base}{node}.md", timeout=30) as answer:
+    with urllib.request.urlopen(base + HELP[language].format(node), timeout=30) as answer:
         page = answer.read().decode()
     for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page):
         with urllib.request.urlopen(base + picture, timeout=30) as answer:

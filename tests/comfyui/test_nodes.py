@@ -41,8 +41,11 @@ def test_nodes_are_registered(client):
     schema = client.object_info("SVGEARAttention")
     assert list(schema["input"]["required"]) == ["model"]
     assert list(schema["input"]["optional"])[:2] == ["preset", "density"]
+    sockets = {"settings", "schedule", "recording"}
+    assert len(set(schema["input"]["optional"]) - sockets) <= 8, "more widgets than a newcomer should see"
+    beside = ("SVGEARCustomSettings", "SVGEARSchedule", "SVGEARRecord")
     calibrating = ("SVGEARCalibrate", "SVGEARSaveCalibration", "SVGEARLoadCalibration")
-    for name in ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport", "SVGEARCompare", *calibrating):
+    for name in ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport", "SVGEARCompare", *beside, *calibrating):
         inputs = client.object_info(name)["input"]
         assert all(options[1]["tooltip"] for group in ("required", "optional") for options in inputs.get(group, {}).values())
     assert client.object_info("SVGEARReport")["output_node"]
@@ -204,17 +207,77 @@ def test_report_finds_the_run_of_the_latent(client):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "name", "message"),
     [
-        ({"dense_blocks": "first"}, "dense_blocks has 'first'"),
-        ({"preset": "custom"}, "set density to the share of pairs"),
-        ({"start_percent": 0.8, "end_percent": 0.2}, "start_percent must not be the larger"),
-        ({"preset": "fastest"}, "choose one of quality"),
+        ({"dense_blocks": "first"}, "dense_blocks", "dense_blocks has 'first'"),
+        ({"preset": "fastest"}, "preset", "'fastest' not in ['quality', 'balanced', 'fast', 'few-step', 'custom']"),
+        ({"density": "lots"}, "density", "could not convert string to float: 'lots'"),
+        ({"min_tokens": -5}, "min_tokens", "min_tokens"),
+        ({"start_percent": 1.5}, "start_percent", "start_percent"),
+        ({"preset": "custom", "kmeans_candidates": 17}, "kmeans_candidates", "must be 0 or a power of two"),
     ],
 )
-def test_invalid_settings_are_refused_before_anything_runs(client, settings, message):
-    with pytest.raises(PromptRejected, match=message):
-        client.run(wan(settings).graph.nodes)
+def test_a_wrong_value_is_refused_once_at_its_own_input_before_anything_runs(client, settings, name, message):
+    """Beside values for every other widget, as the interface sends them."""
+    schema = client.object_info("SVGEARAttention")["input"]["optional"]
+    every = {name: options["default"] for name, (_, options) in schema.items() if "default" in options}
+    with pytest.raises(PromptRejected) as refused:
+        client.run(wan(every | {"end_percent": 1.0, "kmeans_next": 1} | settings).graph.nodes)
+    found = [error for node in refused.value.details["node_errors"].values() for error in node["errors"]]
+    assert [error["extra_info"]["input_name"] for error in found] == [name] and message in found[0]["details"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "custom"}, "nothing is connected to settings: connect SVG-EAR Custom Settings or SVG-EAR Load Calibration"),
+        ({"preset": "balanced", "method": "svg2"}, "preset is balanced, and something is connected to settings"),
+        ({"start_percent": 0.8, "end_percent": 0.2}, "start_percent must not be the larger"),
+        ({"record_layers": "first"}, "layers has 'first'"),
+        ({"dense_blocks": "99"}, "dense_blocks has 99, which does not exist: write 0 to 1, or -1 to -2"),
+        ({"record_layers": "2"}, "layers of SVG-EAR Record has 2"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_sampling(client, settings, message):
+    client.reset_counters()
+    failed = client.attempt(wan(settings, after=counted_evaluations).graph.nodes)
+    assert failed.status == "error" and message in failed.error["exception_message"]
+    assert failed.error["exception_type"] == "ValueError" and client.state()["evaluations"] == 0
+
+
+def counted_evaluations(graph, model):
+    return graph.add("SVGEARTestMidSampling", model=model)[0]
+
+
+def test_a_linked_value_of_another_kind_is_refused_by_name(client):
+    graph = Graph()
+    text = graph.add("SVGEARTestAnything", text="lots")[0]
+    graph.add("SVGEARTestModelFacts", model=graph.attention(graph.load("wan21_t2v"), density=text))
+    failed = client.attempt(graph.nodes)
+    assert "density is 'lots'; it must be a number" in failed.error["exception_message"]
+
+
+@pytest.mark.parametrize("node", ["SVGEARAttention", "SVGEARReport", "SVGEARRoutedBlocks", "SVGEARCalibrate", "SVGEARSaveCalibration"])
+def test_a_linked_input_that_is_gone_is_named(client, node):
+    graph = Graph()
+    model, latent = graph.load("wan21_t2v"), graph.latent(SMALL)
+    taken = client.object_info(node)["input"]["required"]
+    given = {name: value for name, value in {"model": model, "latent": latent, "name": "gone"}.items() if name in taken}
+    asked = graph.add(node, **given, profile=latent)
+    if not client.object_info(node)["output_node"]:
+        graph.add("SVGEARTestModelFacts", model=asked[0])
+    failed = client.attempt(graph.nodes)
+    message = failed.error["exception_message"]
+    assert "has no input profile: disconnect it; its inputs are model" in message and failed.error["exception_type"] == "ValueError"
+
+
+def test_custom_settings_arrive(client):
+    """Their defaults are the presets', and svg2, which drops what it skips, is further from dense."""
+    sparse = {"dense_first_steps": 0, "dense_blocks": ""}
+    custom = [sparse | {"preset": "custom", "method": method} for method in ("svg-ear", "svg2")]
+    dense, balanced, ours, dropped = (run(client, wan(settings, steps=STEPS))[0] for settings in (None, sparse, *custom))
+    assert np.array_equal(ours, balanced)
+    assert relative_error(ours, dense) < relative_error(dropped, dense)
 
 
 def test_strict_mode_passes_what_is_by_design(client):

@@ -1,9 +1,13 @@
 """The sample workflows against the schemas of a real ComfyUI: every widget value is one that the node accepts."""
 
 import json
+import sys
 
 import pytest
 from harness.checkout import ROOT
+
+sys.path.append(str(ROOT / "scripts"))
+from workflow import WIDGETS as OURS  # noqa: E402
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WIDGETS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
@@ -28,8 +32,20 @@ def test_every_node_matches_its_schema(comfyui, path):
         assert len(node["widgets_values"]) <= len(widgets), node["type"]
         # stock nodes grow widgets that older versions lack; ours are written in full
         assert not left_out & required and not (left_out and node["type"].startswith("SVGEAR")), (node["type"], left_out)
+        if node["type"].startswith("SVGEAR"):
+            named = dict(zip((name for name, _, _ in widgets), node["widgets_values"]))
+            assert node.get("widgets_values_named", {}) == named
         for value, (name, kind, options) in zip(node["widgets_values"], widgets):
             _check(f"{node['type']}.{name}", value, kind, options)
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_our_widgets_are_written_in_the_order_of_the_schema(comfyui, kind):
+    _, widgets = _inputs(comfyui.client.object_info(kind))
+    assert list(OURS[kind]) == [name for name, _, _ in widgets]
+    assert [value for value in OURS[kind].values() if value is not None] == [
+        options["default"] for name, _, options in widgets if OURS[kind][name] is not None
+    ]
 
 
 def _inputs(schema):

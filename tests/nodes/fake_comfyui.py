@@ -1,10 +1,12 @@
 """A diffusion model, a sampler run and an attention function in a few lines, in place of ComfyUI's."""
 
+from dataclasses import fields
 from functools import partial
 from types import SimpleNamespace
 
 import torch
-from svg_ear.nodes.patch.options import Options
+from svg_ear.kernels import Settings
+from svg_ear.nodes.patch.options import CustomSettings, Options, RecordingOptions, ScheduleOptions
 from svg_ear.nodes.patch.override import OVERRIDE, Patch
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -56,11 +58,27 @@ def dense(q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=Fal
     return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 
 
+def options(**widgets):
+    """Options from the widgets of all our nodes in one row; those of SVG-EAR Record begin with ``record_``."""
+    recording = {name: widgets.pop(name) for name in tuple(widgets) if name.startswith("record_")}
+    schedule, routing = (
+        {entry.name: widgets.pop(entry.name) for entry in fields(part) if entry.name in widgets and entry.name != "density"}
+        for part in (ScheduleOptions, Settings)
+    )
+    if routing:
+        widgets["custom"] = CustomSettings.of(**routing)
+    return Options(
+        **widgets,
+        schedule=ScheduleOptions(**schedule),
+        recording=RecordingOptions(**{name.removeprefix("record_"): value for name, value in recording.items()}),
+    )
+
+
 class Harness:
     """Plays ComfyUI around one patch; ``evaluate`` hands the attention function of a block to a test."""
 
     def __init__(self, model="wan", **widgets):
-        self.patch = Patch(Options(**({"min_tokens": 0, "dense_blocks": "", "dense_first_steps": 0, "density": 0.2} | widgets)))
+        self.patch = Patch(options(**({"min_tokens": 0, "dense_blocks": "", "dense_first_steps": 0, "density": 0.2} | widgets)))
         self.base_model = SimpleNamespace(diffusion_model=MODELS[model](), model_sampling=SimpleNamespace(percent_to_sigma=flow_sigma))
         self.sample_sigmas = torch.tensor(flow_schedule(5))
         self.model_options = {}

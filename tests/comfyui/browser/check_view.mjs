@@ -22,7 +22,7 @@ const lay = () =>
     };
     place(view, [0, 0], [560, 1160]);
     place(text, [620, 0], [480, 440]);
-    place(patch, [1160, 0], [320, 760]);
+    place(patch, [1160, 0], [320, 360]);
     const others = every.filter((known) => ![view, text, patch].includes(known));
     others.forEach((known, number) => (known.pos = [620 + 420 * (number % 3), 2000 + 500 * Math.floor(number / 3)]));
     window.app.canvas.ds.scale = 0.98;

@@ -1,10 +1,26 @@
 // Open every sample workflow in the real interface and report what a user would see wrong.
-// Reads {workflows: [files], vueNodes}; prints {workflow: {missing, overlaps, rejected, errors, told, sizes}}.
+// Reads {workflows: [files], portrait: name of the one to show our node of, vueNodes};
+// prints {workflow: {missing, overlaps, rejected, errors, told, sizes}}.
 import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { open, request } from "./page.mjs";
 
 const { page, errors: seen, close } = await open({ settings: { "Comfy.VueNodes.Enabled": request.vueNodes } });
+
+/** Our node by itself at a zoom of 100 %, for its help page. */
+const portrait = async () => {
+  const [x, y, width, height] = await page.evaluate(() => {
+    const canvas = window.app.canvas;
+    const node = window.app.graph._nodes.find((known) => known.type === "SVGEARAttention");
+    canvas.ds.scale = 1;
+    canvas.ds.offset = [400 - node.pos[0], 300 - node.pos[1]];
+    canvas.setDirty(true, true);
+    const { left, top } = canvas.canvas.getBoundingClientRect();
+    return [left + 400, top + 270, node.size[0], node.size[1] + 30];
+  });
+  await page.waitForTimeout(500);
+  await page.screenshot({ path: join(request.screenshots, `attention${request.vueNodes ? "_nodes2" : ""}.png`), clip: { x, y, width, height } });
+};
 
 const report = {};
 for (const file of request.workflows) {
@@ -42,6 +58,7 @@ for (const file of request.workflows) {
   }, [workflow, name]);
   await page.waitForTimeout(500);
   await page.screenshot({ path: join(request.screenshots, `workflow_${name}${request.vueNodes ? "_nodes2" : ""}.png`) });
+  if (name === request.portrait) await portrait();
   const answer = await fetch(`${request.address}/prompt`, { method: "POST", body: JSON.stringify({ prompt: found.prompt }) });
   // the models are not there: everything else about the workflow must be accepted
   const body = await answer.json();

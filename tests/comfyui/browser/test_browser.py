@@ -38,7 +38,8 @@ def drive(comfyui, tmp_path_factory):
 
 @pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "nodes 2.0"])
 def test_every_workflow_opens_clean(drive, vue_nodes):
-    found = drive("check_workflows.mjs", {"workflows": [str(path) for path in WORKFLOWS], "vueNodes": vue_nodes})
+    request = {"workflows": [str(path) for path in WORKFLOWS], "portrait": "wan21_14b_i2v", "vueNodes": vue_nodes}
+    found = drive("check_workflows.mjs", request)
     assert set(found) == {path.stem for path in WORKFLOWS}
     faults = {
         name: {kind: seen[kind] for kind in ("missing", "overlaps", "rejected", "errors") if seen[kind]} for name, seen in found.items()

@@ -256,6 +256,21 @@ class ShowText:
         return {"ui": {"text": [text]}}
 
 
+class Anything:
+    """A text that may be linked to inputs of every type, as nodes with wildcard outputs may be."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("*",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"text": ("STRING", {})}}
+
+    def run(self, text):
+        return (text,)
+
+
 class Compile:
     """A model compiled as ComfyUI's compile node does it, without a compiler that takes long."""
 
@@ -276,7 +291,7 @@ class Compile:
 
 NODE_CLASS_MAPPINGS = {
     f"SVGEARTest{node.__name__}": node
-    for node in (Conditioning, Latent, MidSampling, CountAttention, ModelFacts, Save, Image, ShowText, Compile)
+    for node in (Anything, Conditioning, Latent, MidSampling, CountAttention, ModelFacts, Save, Image, ShowText, Compile)
 }
 
 

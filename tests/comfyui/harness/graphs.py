@@ -14,6 +14,18 @@ from itertools import count
 from .checkpoints import ARCHITECTURES
 
 _names = count()
+# The nodes whose widgets ``Graph.attention`` takes as well: socket of our node, node, prefix of the names there, widgets.
+BESIDE = (
+    (
+        "settings",
+        "SVGEARCustomSettings",
+        "",
+        """method budget top_p min_share query_clusters key_clusters kmeans_first kmeans_next kmeans_candidates recluster_every
+        weighted_centroids key_metric probe_score""".split(),
+    ),
+    ("schedule", "SVGEARSchedule", "", ["start_percent", "end_percent", "dense_last_steps"]),
+    ("recording", "SVGEARRecord", "record_", ["layers", "steps", "heads", "limit_mb"]),
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +85,14 @@ class Graph:
     def attention(self, model: list, **settings) -> list:
         """Add our node with its defaults, changed by ``settings``, and return its MODEL.
 
-        Inputs that are not given take the schema's defaults on the server, as in a workflow saved before they existed.
-        ``min_tokens`` is 0 unless given, because the test latents are far below the real default.
+        Settings of the nodes beside it (see BESIDE) add these nodes. Inputs that are not given take the schema's defaults on
+        the server, as in a workflow saved before they existed. ``min_tokens`` is 0 unless given, because the test latents are far
+        below the real default.
         """
+        for socket, node, prefix, names in BESIDE:
+            given = {name: settings.pop(prefix + name) for name in names if prefix + name in settings}
+            if given:
+                settings[socket] = self.add(node, **given)[0]
         return self.add("SVGEARAttention", model=model, **({"min_tokens": 0} | settings))[0]
 
 

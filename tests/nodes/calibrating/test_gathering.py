@@ -10,13 +10,12 @@ from fake_comfyui import DIM, HEADS, MODELS, Harness, dense, flow_schedule, flow
 from svg_ear.kernels.calibration import Calibration
 from svg_ear.nodes.calibrating.gathering import CalibratingPatch, what_is_missing
 from svg_ear.nodes.patch.identity import ProfileMismatch, model_identity
-from svg_ear.nodes.patch.options import Options
+from svg_ear.nodes.patch.options import CustomSettings, Options
 from svg_ear.nodes.patch.schedule import Schedule
 from torch.nn.functional import scaled_dot_product_attention
 
 SHAPE = (1, 16, 3, 20, 32)
 TOKENS = 3 * 10 * 16
-CALIBRATED = {"preset": "custom", "method": "calibrated"}
 
 
 class Gathering(Harness):
@@ -60,11 +59,10 @@ def gathered(runs=1, **options):
     return played
 
 
-def following(profile, **widgets):
+def following(profile, model="wan", compensate=True):
     """A sparse run that follows a calibration."""
-    played = Harness(**CALIBRATED, **widgets)
-    played.patch.profile = profile
-    return played
+    custom = CustomSettings.of(profile, method="calibrated", compensate=compensate)
+    return Harness(model, preset="custom", density=0, custom=custom)
 
 
 def test_calibrating_changes_nothing():
@@ -99,8 +97,7 @@ def test_text_tokens_are_seen_exactly():
     played.patch.outer_sample(lambda: played.evaluate(lambda attention: attention(*tensors, HEADS), shape=SHAPE))
     profile = played.patch.found()
     assert profile.tokens == TOKENS
-    sparse = Harness("hunyuan", **CALIBRATED)
-    sparse.patch.profile = profile
+    sparse = following(profile, "hunyuan")
     found = sparse.evaluate(lambda attention: attention(*tensors, HEADS), shape=SHAPE)
     torch.testing.assert_close(found, dense(*tensors, HEADS), atol=1e-5, rtol=1e-4)
 
@@ -137,8 +134,7 @@ def test_what_was_not_calibrated_stays_dense_with_its_reason():
     ],
 )
 def test_a_calibration_of_something_else_is_refused(model, shape, message):
-    played = Harness(model, **CALIBRATED)
-    played.patch.profile = gathered().patch.found()
+    played = following(gathered().patch.found(), model)
     with pytest.raises(ProfileMismatch, match=message):
         played.evaluate(lambda attention: attention(*video(shape), HEADS), shape=shape)
 
@@ -211,22 +207,17 @@ def test_progress_counts_from_the_start_of_the_whole_denoising():
     assert second == pytest.approx([step / 10 for step in range(5, 10)], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("widgets", "connected", "message"),
-    [
-        (CALIBRATED, False, "connect SVG-EAR Load Calibration to profile"),
-        ({}, True, "preset is balanced and method is svg-ear: set preset to custom and method to calibrated"),
-        ({"preset": "custom", "density": 0.1}, True, "method is svg-ear"),
-    ],
-)
-def test_profile_and_method_belong_together(widgets, connected, message):
-    with pytest.raises(ValueError, match=message):
-        Options(**widgets).check_profile(connected)
+def test_a_profile_and_its_method_belong_together():
+    with pytest.raises(ValueError, match="method is calibrated: connect SVG-EAR Load Calibration"):
+        CustomSettings.of(method="calibrated")
+    with pytest.raises(ValueError, match="method is svg-ear"):
+        CustomSettings.of(gathered().patch.found())
 
 
-def test_a_profile_goes_with_its_method():
-    Options(**CALIBRATED).check_profile(True)
-    Options().check_profile(False)
+def test_a_calibration_has_a_density_of_its_own():
+    custom = CustomSettings.of(gathered().patch.found(), method="calibrated")
+    with pytest.raises(ValueError, match="a calibration says what is computed: set density to 0"):
+        Options(preset="custom", density=0.2, custom=custom)
 
 
 def test_dropping_attends_to_the_kept_blocks_alone():

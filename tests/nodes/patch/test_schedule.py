@@ -1,12 +1,11 @@
 import pytest
-from fake_comfyui import flow_schedule, flow_sigma
-from svg_ear.nodes.patch.options import Options
+from fake_comfyui import flow_schedule, flow_sigma, options
 from svg_ear.nodes.patch.schedule import Schedule
 from svg_ear.nodes.recording.reasons import LAST_STEPS, OUTSIDE_WINDOW, UNKNOWN_STEP, WARM_UP_STEP
 
 
 def schedule(sigmas, **widgets):
-    return Schedule(sigmas, flow_sigma, Options(**widgets))
+    return Schedule(sigmas, flow_sigma, options(**widgets))
 
 
 def reasons(sigmas, **widgets):

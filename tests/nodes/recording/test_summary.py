@@ -1,4 +1,5 @@
 import pytest
+from fake_comfyui import options
 from svg_ear.nodes.patch.options import Options
 from svg_ear.nodes.patch.wording import in_words
 from svg_ear.nodes.recording.reasons import CROSS_ATTENTION, SHORT_SEQUENCE, UNKNOWN_ARCHITECTURE, WARM_UP_STEP
@@ -118,7 +119,7 @@ def test_plurals():
 
 def test_settings_by_the_names_of_the_inputs():
     assert in_words(Options(), 20) == "preset balanced, density 0.1, dense_first_steps 4 (automatic), dense_blocks 0"
-    own = Options(preset="custom", budget="top-p", dense_first_steps=2, dense_last_steps=1, end_percent=0.9, dense_blocks="")
+    own = options(preset="custom", budget="top-p", dense_first_steps=2, dense_last_steps=1, end_percent=0.9, dense_blocks="")
     assert in_words(own, 5) == (
         "preset custom, method svg-ear, top_p 0.85, dense_first_steps 2, dense_last_steps 1, start_percent 0, end_percent 0.9, "
         "dense_blocks none"
