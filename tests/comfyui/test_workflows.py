@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from harness.checkout import ROOT
+
+from benchmarks.pack import ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WIDGETS = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
