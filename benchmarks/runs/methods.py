@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 
 import torch
 from comfy import ops
@@ -33,14 +35,14 @@ class Calls:
 
     Attributes:
         sparse, dense: how many; ``dense`` by reason.
-        sparse_steps: the steps in which any ran sparse.
+        sparse_steps: the steps in which any ran sparse, with their mean exact share; 0 where it is not known.
         exact_share: mean share of the video pairs computed exactly in the sparse calls, None where it is not known.
         state_bytes: what was kept between the steps.
     """
 
     sparse: int = 0
     dense: dict[str, int] = field(default_factory=dict)
-    sparse_steps: frozenset[int] = frozenset()
+    sparse_steps: dict[int, float] = field(default_factory=dict)
     exact_share: float | None = None
     state_bytes: int | None = None
 
@@ -124,14 +126,22 @@ class Method:
     def calls(self) -> Calls | None:
         """What the run did; None for dense methods, which nothing counts."""
         if self.sol:
-            return Calls(self.sol.sparse_calls, dict(self.sol.dense_calls), frozenset(self.sol.sparse_steps))
+            return Calls(self.sol.sparse_calls, dict(self.sol.dense_calls), dict.fromkeys(self.sol.sparse_steps, 0.0))
         if not self.spec.is_ours:
             return None
         record = self.model.get_attachment(ATTACHMENT).newest()
         dense = {reason.name: count for reason, count in record.dense_calls.items()}
         # A run that was stopped has no trace.
-        steps = {step for *_, step in record.trace.sparse} if record.completed else range(self.spec.dense_steps(self.steps), self.steps)
-        return Calls(record.sparse_calls, dense, frozenset(steps), record.density, record.state_bytes)
+        steps = _shares(record) if record.completed else dict.fromkeys(range(self.spec.dense_steps(self.steps), self.steps), 0.0)
+        return Calls(record.sparse_calls, dense, steps, record.density, record.state_bytes)
+
+
+def _shares(record) -> dict[int, float]:
+    """Mean exact share of each step that ran sparse."""
+    found = defaultdict(list)
+    for (*_, step), (density, _) in record.trace.sparse.items():
+        found[step].append(float(density.mean()))
+    return {step: mean(shares) for step, shares in found.items()}
 
 
 def _require(is_there: bool, otherwise: str) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Row = Mapping[str, object]
 
 CLIP_STEPS = 20
+# Our first sparse step clusters from nothing, the second from the first: each has kernels of its own to compile.
+WARMING = 2
+SAME_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,22 @@ class Steps:
     """The dense steps of a run, or the sparse ones.
 
     Attributes:
-        seconds: of each, in order. The first of a kind compiles kernels or makes room, so what is usual leaves it out.
+        seconds: of each, in order. The first two compile kernels and make room, so what is usual leaves them out.
+        shares: exact share of each sparse step, 1 in dense ones; steps of one share should take the same.
     """
 
     seconds: tuple[float, ...]
+    shares: tuple[float, ...]
 
     @classmethod
-    def sorted(cls, seconds: Sequence[float], sparse_steps: frozenset[int]) -> tuple[Steps, Steps]:
-        """The dense ones, and those of ``sparse_steps``."""
+    def sorted(cls, seconds: Sequence[float], sparse_steps: Mapping[int, float]) -> tuple[Steps, Steps]:
+        """The dense ones, and those of ``sparse_steps`` with their exact shares."""
+        places = range(len(seconds))
+        dense = [step for step in places if step not in sparse_steps]
+        sparse = [step for step in places if step in sparse_steps]
         return (
-            cls(tuple(taken for step, taken in enumerate(seconds) if step not in sparse_steps)),
-            cls(tuple(taken for step, taken in enumerate(seconds) if step in sparse_steps)),
+            cls(tuple(seconds[step] for step in dense), (1.0,) * len(dense)),
+            cls(tuple(seconds[step] for step in sparse), tuple(sparse_steps[step] for step in sparse)),
         )
 
     def __len__(self):
@@ -42,17 +50,18 @@ class Steps:
     @property
     def usual(self) -> float | None:
         """Median seconds, None without a step."""
-        return median(self.seconds[1:] or self.seconds) if self.seconds else None
+        return median(self.seconds[WARMING:] or self.seconds[-1:]) if self.seconds else None
 
-    @property
-    def first_extra(self) -> float | None:
-        """What the first took more than usual, None where there is no other."""
-        return self.seconds[0] - self.usual if len(self) > 1 else None
+    def extra(self, place: int) -> float | None:
+        """What one of the first steps took more than later ones of its share, None where there is none of these."""
+        later = list(zip(self.seconds, self.shares))[max(WARMING, place + 1) :] or list(zip(self.seconds, self.shares))[place + 1 :]
+        same = [taken for taken, share in later if abs(share - self.shares[place]) <= SAME_SHARE]
+        return self.seconds[place] - median(same) if same else None
 
     @property
     def total(self) -> float:
         """All of them, the first as long as usual."""
-        return sum(self.seconds) - (self.first_extra or 0.0)
+        return sum(self.seconds) - sum(self.extra(place) or 0.0 for place in range(min(WARMING, len(self))))
 
 
 @dataclass(frozen=True)
@@ -75,15 +84,17 @@ class Sampled:
     dense_layers: float
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing is left to reckon."""
-        return self.steps == len(self.dense) + len(self.sparse) == CLIP_STEPS and self.layers == self.full
+    def has_all_steps(self) -> bool:
+        """Whether the steps are those of a clip."""
+        return self.steps == len(self.dense) + len(self.sparse) == CLIP_STEPS
 
     @property
     def known(self) -> str:
         """How the figures of a clip are known."""
+        if self.has_all_steps and self.layers == self.full:
+            return "measured"
         fewer = f" of {self.layers} of {self.full} layers" if self.layers != self.full else ""
-        return "measured" if self.is_whole else f"reckoned from {len(self.dense) + len(self.sparse)} steps{fewer}"
+        return f"reckoned from {len(self.dense) + len(self.sparse)} steps{fewer}"
 
     def clip(self, dense_step: float | None) -> tuple[float, float] | None:
         """Seconds of the dense and of the sparse steps in a clip of 20, once kernels are compiled.
@@ -95,23 +106,27 @@ class Sampled:
 
         Returns None where a kind of step is missing, or the dense steps were not those that the method's schedule says.
         """
-        if self.is_whole:
-            return self.dense.total, self.sparse.total
-        count = self.spec.dense_steps(CLIP_STEPS)
-        dense = self.dense.usual if len(self.dense) > 1 else dense_step or self.dense.usual
-        if count == CLIP_STEPS:
-            return None if dense is None else (count * dense * self.full / self.layers, 0.0)
-        if len(self.dense) != self.spec.dense_steps(self.steps) or len(self.sparse) < 2 or (dense is None and (count or self.dense_layers)):
+        usual = self.dense.usual if len(self.dense) > 1 else dense_step or self.dense.usual
+        if self.has_all_steps:
+            count, dense, sparse = len(self.dense), self.dense.total, self.sparse.total
+        else:
+            count = self.spec.dense_steps(CLIP_STEPS)
+            is_unlike = not self.spec.is_dense and len(self.dense) != self.spec.dense_steps(self.steps)
+            if is_unlike or (count and usual is None) or (count < CLIP_STEPS and len(self.sparse) < 2):
+                return None
+            dense, sparse = count * (usual or 0.0), (CLIP_STEPS - count) * (self.sparse.usual or 0.0)
+        if self.layers == self.full:
+            return dense, sparse
+        if usual is None and self.dense_layers:
             return None
-        block = (dense or 0.0) / self.layers
-        sparse_block = (self.sparse.usual - self.dense_layers * block) / (self.layers - self.dense_layers)
-        sparse = self.dense_layers * block + (self.full - self.dense_layers) * sparse_block
-        return count * block * self.full, (CLIP_STEPS - count) * sparse
+        in_dense_blocks = (CLIP_STEPS - count) * self.dense_layers * (usual or 0.0) / self.layers
+        sparse_blocks = (sparse - in_dense_blocks) * (self.full - self.dense_layers) / (self.layers - self.dense_layers)
+        return dense * self.full / self.layers, in_dense_blocks + sparse_blocks
 
 
 def figures(run: Run, calls: Calls | None, spec: Spec, steps: int, layers: tuple[int, int], dense_step: float | None) -> dict[str, object]:
     """The measured columns of a row; ``layers`` that ran, and of the full model."""
-    dense, sparse = Steps.sorted(run.step_seconds, calls.sparse_steps if calls else frozenset())
+    dense, sparse = Steps.sorted(run.step_seconds, calls.sparse_steps if calls else {})
     evaluations = run.evaluations / max(len(run.step_seconds), 1)
     dense_layers = layers[0] - calls.sparse / (evaluations * len(sparse)) if sparse.seconds else 0.0
     sampled = Sampled(spec, steps, dense, sparse, *layers, dense_layers)
@@ -121,8 +136,9 @@ def figures(run: Run, calls: Calls | None, spec: Spec, steps: int, layers: tuple
         "sparse_steps": len(sparse),
         "dense_step_s": number(dense.usual),
         "sparse_step_s": number(sparse.usual),
-        "first_dense_extra_s": number(dense.first_extra),
-        "first_sparse_extra_s": number(sparse.first_extra),
+        "first_dense_extra_s": number(dense.extra(0) if dense.seconds else None),
+        "first_sparse_extra_s": number(sparse.extra(0) if sparse.seconds else None),
+        "second_sparse_extra_s": number(sparse.extra(1) if len(sparse) > 1 else None),
         "run_s": number(run.seconds),
         "clip_dense_s": number(clip and clip[0]),
         "clip_sparse_s": number(clip and clip[1]),

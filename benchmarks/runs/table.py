@@ -11,6 +11,7 @@ COLUMNS = {
     "dense step": "dense_step_s",
     "sparse step": "sparse_step_s",
     "first sparse step, more": "first_sparse_extra_s",
+    "second": "second_sparse_extra_s",
     f"{CLIP_STEPS} steps": "clip_s",
     "of them dense": "clip_dense_s",
     "peak GiB": "peak_gib",
