@@ -47,6 +47,9 @@ class Session:
         total = len(options.clips) * sum(steps for _, steps in plan)
         with tqdm(total=total, unit="step", smoothing=0.05) as self.bar:
             for name in dict.fromkeys(clip.model for clip in options.clips):
+                if self.is_late():
+                    say(f"{name} is left out: {options.seconds:g} s are over")
+                    continue
                 full = MODELS[name].tiny() if options.tiny else MODELS[name]
                 model = full.with_layers(options.layers) if options.layers else full
                 self.bar.set_description(f"loading {model.title}")
@@ -68,7 +71,7 @@ class Session:
             row = {"model": clip.model, "size": clip.size, "cfg": clip.cfg, "tokens": model.tokens(size), "method": spec.text}
             row |= {"layers": model.layers, "layers_full": full, "steps": steps}
             before = self.bar.n
-            if self.deadline is not None and time.perf_counter() > self.deadline:
+            if self.is_late():
                 say(f"{clip}: {spec.text} is left out: {self.options.seconds:g} s are over")
                 continue
             try:
@@ -90,6 +93,10 @@ class Session:
             if spec.name == DENSE and row.get("dense_step_s"):
                 dense_step = float(row["dense_step_s"])
             self.keep(row | self.origin | {"commit": self.commits[spec.against]})
+
+    def is_late(self) -> bool:
+        """Whether the seconds that were given are over."""
+        return self.deadline is not None and time.perf_counter() > self.deadline
 
     def keep(self, row: Row) -> None:
         """Put ``row`` in the place of an earlier one of the same clip and method, and save."""
