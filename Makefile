@@ -19,7 +19,7 @@ demo: $(VENV)/.demo-installed
 # The tensors of the tests are small: on a busy machine a second thread costs many times what it saves.
 test: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 test: $(VENV)/.test-installed
-	$(RUN) tests/comfyui/harness/install.py $(VENV)/.comfyui-installed
+	$(RUN) -m tests.comfyui.harness.install $(VENV)/.comfyui-installed
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
 clean:

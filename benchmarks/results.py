@@ -28,7 +28,7 @@ def provenance(device: torch.device | str, commit: str | None = None) -> dict[st
         "hardware": hardware(device),
         "torch": torch.__version__,
         "triton": _triton(),
-        "commit": _commit() if commit is None else commit,
+        "commit": commit_of(Path(__file__).parent) if commit is None else commit,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
 
@@ -65,9 +65,9 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _commit() -> str:
-    """Short hash of the commit that runs, empty outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+def commit_of(folder: Path) -> str:
+    """Short hash of the commit in ``folder``, marked where it has uncommitted changes; empty outside a git checkout."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from harness import browser
-from harness.checkout import HOW_TO_GET_ONE, find_checkout
 from harness.checkpoints import ARCHITECTURES
 from harness.server import Server
+
+from benchmarks.checkout import HOW_TO_GET_ONE, find_checkout
 
 HERE = Path(__file__).parent
 CHECKOUT = find_checkout()
@@ -48,7 +49,7 @@ def pytest_report_header():
 
 def pytest_terminal_summary(terminalreporter):
     if CHECKOUT is None:
-        line = f"THE COMFYUI TESTS DID NOT RUN: no checkout found; {HOW_TO_GET_ONE}"
+        line = f"THE COMFYUI TESTS DID NOT RUN: no checkout found; {HOW_TO_GET_ONE}, then run `make test` again"
         terminalreporter.write_line(line, red=True, bold=True)
     else:
         terminalreporter.write_line(f"ComfyUI tests ran against {CHECKOUT}", green=True, bold=True)

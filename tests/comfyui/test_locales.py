@@ -5,8 +5,9 @@ import re
 import urllib.request
 
 import pytest
-from harness.checkout import ROOT
 from svg_ear.nodes.recording.reasons import REASONS
+
+from benchmarks.pack import ROOT
 
 LANGUAGES = ("en", "zh")
 PICTURED = ("SVGEARAttention", "SVGEARRoutedBlocks", "SVGEARReport")

@@ -4,7 +4,8 @@ import json
 import sys
 
 import pytest
-from harness.checkout import ROOT
+
+from benchmarks.pack import ROOT
 
 sys.path.append(str(ROOT / "scripts"))
 from workflow import WIDGETS as OURS  # noqa: E402

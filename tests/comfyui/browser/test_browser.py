@@ -9,11 +9,12 @@ import shutil
 import numpy as np
 import pytest
 from harness import browser
-from harness.checkout import ROOT, find_checkout
 from harness.graphs import Graph
 from test_calibration import calibrating
 
+from benchmarks.checkout import find_checkout
 from benchmarks.demo_model import sample
+from benchmarks.pack import ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 CHECKOUT = find_checkout()

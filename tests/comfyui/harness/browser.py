@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkout import ROOT
+from benchmarks.pack import ROOT
 
 PLAYWRIGHT = "playwright-core@1.65.1"
 # Beside the packages of this Python, so that `make clean` removes it too.

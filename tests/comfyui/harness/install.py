@@ -1,6 +1,6 @@
 """Install the requirements of the ComfyUI checkout that the tests use into the running Python, keeping its torch.
 
-    python tests/comfyui/harness/install.py [STAMP]
+    python -m tests.comfyui.harness.install [STAMP]
 
 Does nothing without a checkout. With a STAMP file, does nothing either while the stamp records the same requirements.
 """
@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from checkout import find_checkout
+from benchmarks.checkout import find_checkout
 
 TORCH_PARTS = ("torch", "torchvision", "torchaudio")
 # ComfyUI imports both at start. Their wheels are linked against CUDA builds of torch, but the first pair imports beside

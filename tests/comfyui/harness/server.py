@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from .checkout import ROOT, Checkout
+from benchmarks.checkout import Checkout
+from benchmarks.pack import ROOT
+
 from .client import Client
 
 FIXTURE_NODES = Path(__file__).resolve().parent.parent / "fixture_nodes"

@@ -1,12 +1,15 @@
-"""Find the ComfyUI that the tests run against."""
+"""Find the ComfyUI that tests and benches run against."""
+
+from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
-HOW_TO_GET_ONE = "set COMFYUI_PATH to a ComfyUI checkout (or clone one to ~/comfy/ComfyUI), then run `make test` again"
+from .pack import ROOT
+
+HOW_TO_GET_ONE = "set COMFYUI_PATH to a ComfyUI checkout, or clone one to ~/comfy/ComfyUI"
 
 
 @dataclass(frozen=True)

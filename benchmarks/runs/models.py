@@ -1,0 +1,212 @@
+"""The models and clips of the bench, as their makers published them. Imports neither torch nor ComfyUI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+
+HEAD_DIM = 128
+# One layer is dense, so two are the fewest with a sparse one.
+TINY_WIDTH = 2 * HEAD_DIM
+TINY_DEPTH = 3
+TINY_TEXT = 12
+
+Configuration = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A clip in pixels and frames."""
+
+    width: int
+    height: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Channels of a latent, pixels and frames in one of its cells, and cells in a token as (frames, height, width)."""
+
+    channels: int
+    spatial: int
+    temporal: int
+    patch: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model, and how ComfyUI feeds it.
+
+    Attributes:
+        title: what tables and pictures call it.
+        detected: the class that ComfyUI's loader must find.
+        network: module and class of ComfyUI's diffusion model.
+        width: channels of a token.
+        depths: transformer blocks in each list of them.
+        configuration: what else that class takes, from width and depths.
+        latent: how a clip becomes tokens.
+        sizes: clips by name.
+        text: tokens and channels of the conditioning.
+        pooled: channels of its pooled part, 0 for none.
+        guidance: embedded guidance, None without.
+    """
+
+    title: str
+    detected: str
+    network: tuple[str, str]
+    width: int
+    depths: tuple[int, ...]
+    configuration: Callable[[int, tuple[int, ...]], Configuration]
+    latent: Latent
+    sizes: dict[str, Size]
+    text: tuple[int, int]
+    pooled: int = 0
+    guidance: float | None = None
+
+    @property
+    def layers(self) -> int:
+        """Transformer blocks."""
+        return sum(self.depths)
+
+    def with_layers(self, layers: int) -> Model:
+        """The same with about so many blocks, the lists in their proportion."""
+        return replace(self, depths=tuple(max(1, round(depth * layers / self.layers)) if depth else 0 for depth in self.depths))
+
+    def tiny(self) -> Model:
+        """Two heads, a few blocks, a clip of some hundred tokens and less text, for a CPU."""
+        latent = self.latent
+        rows, columns = (latent.spatial * cells for cells in latent.patch[1:])
+        size = Size(8 * columns, 6 * rows, 4 * latent.temporal + 1)
+        depths = tuple(min(depth, TINY_DEPTH) for depth in self.depths)
+        return replace(self, width=TINY_WIDTH, depths=depths, sizes={name: size for name in self.sizes}, text=(TINY_TEXT, self.text[1]))
+
+    def load_class(self) -> type:
+        """ComfyUI's class of the diffusion model."""
+        module, name = self.network
+        return getattr(import_module(module), name)
+
+    def latent_shape(self, size: Size) -> tuple[int, int, int, int, int]:
+        """Of a batch of one: channels, frames, height and width."""
+        latent = self.latent
+        cells = (size.frames - 1) // latent.temporal + 1, size.height // latent.spatial, size.width // latent.spatial
+        return 1, latent.channels, *cells
+
+    def tokens(self, size: Size) -> int:
+        """Video tokens."""
+        return math.prod(-(-cells // step) for cells, step in zip(self.latent_shape(size)[2:], self.latent.patch))
+
+
+def _wan(ffn: int, channels: int) -> Callable[[int, tuple[int, ...]], Configuration]:
+    def configuration(width: int, depths: tuple[int, ...]) -> Configuration:
+        return {
+            "model_type": "t2v",
+            "patch_size": (1, 2, 2),
+            "text_len": 512,
+            "in_dim": channels,
+            "out_dim": channels,
+            "dim": width,
+            "ffn_dim": ffn if width > TINY_WIDTH else 2 * width,
+            "freq_dim": 256,
+            "text_dim": 4096,
+            "num_heads": width // HEAD_DIM,
+            "num_layers": depths[0],
+            "window_size": (-1, -1),
+            "qk_norm": True,
+            "cross_attn_norm": True,
+            "eps": 1e-6,
+        }
+
+    return configuration
+
+
+def _hunyuan(text_channels: int, version_1_5: bool) -> Callable[[int, tuple[int, ...]], Configuration]:
+    def configuration(width: int, depths: tuple[int, ...]) -> Configuration:
+        return {
+            "in_channels": 65 if version_1_5 else 16,
+            "out_channels": 32 if version_1_5 else 16,
+            "patch_size": [1, 1, 1] if version_1_5 else [1, 2, 2],
+            "vec_in_dim": None if version_1_5 else 768,
+            "context_in_dim": text_channels,
+            "hidden_size": width,
+            "mlp_ratio": 4.0,
+            "num_heads": width // HEAD_DIM,
+            "depth": depths[0],
+            "depth_single_blocks": depths[1],
+            "axes_dim": [16, 56, 56],
+            "theta": 256,
+            "qkv_bias": True,
+            "guidance_embed": not version_1_5,
+            "byt5": version_1_5,
+            "meanflow": False,
+            "use_cond_type_embedding": version_1_5,
+            "vision_in_dim": 1152 if version_1_5 else None,
+            "meanflow_sum": version_1_5,
+        }
+
+    return configuration
+
+
+WAN = ("comfy.ldm.wan.model", "WanModel")
+HUNYUAN = ("comfy.ldm.hunyuan_video.model", "HunyuanVideo")
+WAN_720P, WAN_480P = Size(1280, 720, 81), Size(832, 480, 81)
+WAN_TEXT = (512, 4096)
+
+EIGHTH = Latent(16, 8, 4, (1, 2, 2))
+
+MODELS = {
+    "wan-14b": Model(
+        "Wan 14B", "WAN21_T2V", WAN, 5120, (40,), _wan(13824, 16), EIGHTH, sizes={"720p": WAN_720P, "480p": WAN_480P}, text=WAN_TEXT
+    ),
+    "wan-5b": Model(
+        *("Wan 5B", "WAN22_T2V", WAN, 3072, (30,), _wan(14336, 48), Latent(48, 16, 4, (1, 2, 2))),
+        sizes={"720p": Size(1280, 704, 121)},
+        text=WAN_TEXT,
+    ),
+    "wan-1.3b": Model("Wan 1.3B", "WAN21_T2V", WAN, 1536, (30,), _wan(8960, 16), EIGHTH, sizes={"480p": WAN_480P}, text=WAN_TEXT),
+    "hunyuan": Model(
+        *("HunyuanVideo", "HunyuanVideo", HUNYUAN, 3072, (20, 40), _hunyuan(4096, False), EIGHTH),
+        sizes={"720p": Size(1280, 720, 129)},
+        text=(256, 4096),
+        pooled=768,
+        guidance=6.0,
+    ),
+    "hunyuan-1.5": Model(
+        *("HunyuanVideo 1.5", "HunyuanVideo15", HUNYUAN, 2048, (54, 0), _hunyuan(3584, True), Latent(32, 16, 4, (1, 1, 1))),
+        sizes={"720p": Size(1280, 720, 121)},
+        text=(256, 3584),
+        pooled=768,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One model at one size and guidance scale; CFG 1 evaluates the prompt alone, more the empty prompt too."""
+
+    model: str
+    size: str
+    cfg: float = 1.0
+
+    def __str__(self):
+        return f"{self.model}/{self.size}" + (f"/cfg{self.cfg:g}" if self.cfg != 1 else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Clip:
+        """``model/size`` or ``model/size/cfg5``. Raises ValueError for what is not in :data:`MODELS`."""
+        name, size, *cfg = text.split("/")
+        if name not in MODELS or size not in MODELS[name].sizes or len(cfg) > 1:
+            raise ValueError(f"{text!r} is no clip of the bench; it has {', '.join(map(str, CLIPS))}, and other scales as /cfg3")
+        return cls(name, size, float(cfg[0].removeprefix("cfg")) if cfg else 1.0)
+
+
+CLIPS = (
+    Clip("wan-14b", "720p"),
+    Clip("hunyuan", "720p"),
+    Clip("hunyuan-1.5", "720p"),
+    Clip("wan-14b", "480p"),
+    Clip("wan-14b", "480p", 5.0),
+    Clip("wan-5b", "720p"),
+    Clip("wan-1.3b", "480p"),
+)

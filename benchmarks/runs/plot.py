@@ -1,0 +1,71 @@
+"""The picture of the rows: what a clip takes, by model and method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.patches import Patch
+
+from .. import plot
+from .rows import CLIP_STEPS, Row
+from .spec import AGAINST, DENSE, DENSE_CUDNN, DENSE_INT8, SOL
+from .table import title
+
+# Methods in the order of the bars, how they are called, and their colour; what the rows lack is left out.
+SERIES = {
+    DENSE: ("dense, as ComfyUI is", "#8a8a8a"),
+    DENSE_CUDNN: ("dense, cuDNN", "#a8a8a8"),
+    DENSE_INT8: ("dense, comfy_kitchen int8", "#c7c7c7"),
+    SOL: ("sol_attn tau 1.3", "#e0a458"),
+    f"{AGAINST}balanced": ("balanced, before", "#7fb77e"),
+    "quality": ("quality", "#a9c9ea"),
+    "balanced": ("balanced", "#4a90d9"),
+    "fast": ("fast", "#1d4f8c"),
+    "few-step": ("few-step", "#8e6bbf"),
+}
+INCHES, FEWEST_INCHES = 1.6, 5.5
+# Of the distance between two clips.
+ROOM = 0.85
+HATCH = {"hatch": "////", "edgecolor": "white", "linewidth": 0}
+LEGEND = {"frameon": False, "fontsize": 7, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+
+
+def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
+    """Write ``stem`` with ``.png`` and ``.svg``; returns their paths.
+
+    A group of bars for each clip, as shares of what ComfyUI's dense attention takes; the hatched part is dense steps.
+
+    Raises ValueError without any row of a whole clip beside its dense one.
+    """
+    rows = [row for row in rows if row.get("clip_s") and row["method"] in SERIES]
+    dense = {title(row): float(row["clip_s"]) for row in rows if row["method"] == DENSE}
+    rows = [row for row in rows if title(row) in dense]
+    if not rows:
+        raise ValueError("no row has a whole clip beside a dense one: run the bench first, or name the file of its results")
+    shown = [method for method in SERIES if any(row["method"] == method for row in rows)]
+    width = ROOM / len(shown)
+    with plot.panels(stem, 1, max(FEWEST_INCHES, INCHES * len(dense)), "runs") as (figure, (axis,)):
+        for place, method in enumerate(shown):
+            found = [row for row in rows if row["method"] == method]
+            positions = [list(dense).index(title(row)) + (place - (len(shown) - 1) / 2) * width for row in found]
+            _bars(axis, positions, width, found, [dense[title(row)] for row in found], *SERIES[method])
+        axis.set_xticks(range(len(dense)), [clip.replace(", ", "\n") for clip in dense])
+        axis.set_xlim(-0.5, len(dense) - 0.5)
+        axis.set_ylim(0, 1.1)
+        axis.set_ylabel(f"time of {CLIP_STEPS} steps over dense; seconds above")
+        axis.spines[["top", "right"]].set_visible(False)
+        handles, labels = axis.get_legend_handles_labels()
+        hatched = Patch(facecolor="#d5d5d5", label="of it dense steps", **HATCH)
+        axis.legend([*handles, hatched], [*labels, hatched.get_label()], **LEGEND, ncols=4 if len(dense) < 4 else len(shown) + 1)
+        first = rows[0]
+        figure.suptitle(f"{first['hardware']}, torch {first['torch']}, ComfyUI {first['comfyui']}", fontsize=8)
+    return plot.paths(stem)
+
+
+def _bars(axis, positions: list[float], width: float, rows: Sequence[Row], dense: list[float], label: str, colour: str) -> None:
+    """One method's bars: dense steps below, sparse ones above, as shares of the seconds in ``dense``."""
+    low, high = ([float(row[column]) / whole for row, whole in zip(rows, dense)] for column in ("clip_dense_s", "clip_sparse_s"))
+    axis.bar(positions, low, width, color=colour, **(HATCH if any(high) else {}))
+    tops = axis.bar(positions, high, width, bottom=low, color=colour, label=label)
+    axis.bar_label(tops, [f"{float(row['clip_s']):.3g}" for row in rows], fontsize=6, padding=1)
