@@ -58,11 +58,6 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]
         raise ValueError(f"batch items differ in their number of video tokens: {layouts}; split the batch")
 
 
-def readable(tensor: Tensor) -> Tensor:
-    """``tensor``, copied only when the elements of a row are apart, which kernels do not read."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
 def settings_for(q: Tensor, settings: Settings, layouts: list[SequenceLayout], blocks: BlockRouting | None) -> Settings:
     """The settings with the counts of ``blocks``, which have to fit the call."""
     if (settings.method == CALIBRATED) != (blocks is not None):

@@ -8,12 +8,13 @@ from types import ModuleType
 
 from torch import Tensor
 
-from .arguments import check_tensors, heads_at_once, layouts_of, readable, settings_for, stages_for
+from .arguments import check_tensors, heads_at_once, layouts_of, settings_for, stages_for
 from .blocks import anchored, copy_anchors, exact_blocks
 from .clustering import cluster_by_blocks, cluster_tokens
 from .settings import BlockRouting, SequenceLayout, Settings
 from .state import ClusterState
 from .statistics import Measured, measure
+from .strides import readable
 from .surroundings import attend_surroundings, conditioning_of
 from .timing import StageTimer
 from .types import AttentionResult, Clusters, RoutedHeads

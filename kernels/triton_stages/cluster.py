@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..strides import readable
 from ..torch_stages.cluster import finite, sampled_positions
 from ..types import Clusters
 from .nearest import nearest_candidates, nearest_labels, points
@@ -114,8 +115,3 @@ def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clu
 
 def _clusters(labels: Tensor, centroids: Tensor, members: Sorted, rounded: Tensor | None = None) -> Clusters:
     return Clusters(labels, centroids, members.sizes, members.order, rounded).with_offsets(members.offsets)
-
-
-def readable(tokens: Tensor) -> Tensor:
-    """``tokens``, copied only when the elements of a row are apart."""
-    return tokens if tokens.stride(-1) == 1 else tokens.contiguous()

@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..numerics import LOG2_E
+from ..strides import readable
 from ..types import Conditioning
-from .cluster import readable
 from .softmax import TO_BASE_2
 
 # Query rows of a program of the denominators; those of the energies have a block.

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..strides import readable
 from ..types import Clusters, SortedKeys
 
 PERMUTE = {"ROWS": 32, "num_warps": 4}
@@ -36,7 +37,7 @@ def _permute(
 
 def permute(keys: Tensor, values: Tensor, clusters: Clusters) -> SortedKeys:
     """Sort keys and values ``[B, H, N, D]`` (any strides) by cluster; the values inherit the keys' labels."""
-    keys, values = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (keys, values))
+    keys, values = readable(keys), readable(values)
     batch, heads, length, dim = keys.shape
     sorted_keys, sorted_values = torch.empty(2, *keys.shape, dtype=keys.dtype, device=keys.device).unbind()
     _permute[(triton.cdiv(length, PERMUTE["ROWS"]), batch * heads)](

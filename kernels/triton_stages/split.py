@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..strides import readable
 from ..types import Clusters
-from .cluster import readable
 
 # Rows of one step, and clusters that a program looks at together.
 SPLIT = {"ROWS": 16, "AT_ONCE": 128, "STAGES": 3, "num_warps": 2}
