@@ -17,7 +17,6 @@ from ..patch.override import Patch, logger
 from ..patch.schedule import Schedule
 from ..patch.state import StateKey
 from ..recording.reasons import Reason
-from ..recording.record import Run
 from ..recording.summary import cause
 from ..recording.words import counted
 
@@ -57,8 +56,8 @@ class CalibratingPatch(Patch):
 
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run: count it when it ends well."""
-        outer, self._gathering, self.run, self._changes = self._gathering, None, Run(), False
-        self.run.min_tokens = self.options.min_tokens
+        self.run = self.new_run(executor.class_obj, kwargs.get("latent_shapes"))
+        outer, self._gathering, self._changes = self._gathering, None, False
         result = None
         try:
             result = executor(*args, **kwargs)

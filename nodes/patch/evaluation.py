@@ -112,7 +112,7 @@ def read_evaluation(
     model, architecture: Architecture, grid: tuple[int, int, int], transformer_options: dict, schedule: Schedule, inner: Callable | None
 ) -> Evaluation:
     """What an evaluation of ``model`` is, from what ComfyUI says of it. For ``inner`` see :class:`Evaluation`."""
-    sigma = first_number(transformer_options.get("sigmas"))
+    sigma = _first_number(transformer_options.get("sigmas"))
     window = transformer_options.get("context_window")
     return Evaluation(
         model=model,
@@ -138,7 +138,7 @@ def _branch_of(transformer_options: dict) -> tuple:
     return kinds, names, replaced, skipped, streams
 
 
-def first_number(values) -> float | None:
+def _first_number(values) -> float | None:
     """The first of ``values`` (a tensor of sigmas), None where there is none."""
     return float(values.flatten()[0]) if isinstance(values, Tensor) and values.numel() else None
 

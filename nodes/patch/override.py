@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -65,10 +65,8 @@ class Patch:
 
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run, ``outer_sample(noise, latent_image, ...)``: record it."""
-        self._refuse_whole_graphs(executor.class_obj)
-        outer, self.run = self.run, Run(self.map_choice)
+        outer, self.run = self.run, self.new_run(executor.class_obj, kwargs.get("latent_shapes"))
         self._begins = _is_empty(kwargs["latent_image"] if "latent_image" in kwargs else args[1] if len(args) > 1 else None)
-        self.run.latent_shapes, self.run.min_tokens = kwargs.get("latent_shapes"), self.options.min_tokens
         result = None
         try:
             result = executor(*args, **kwargs)
@@ -82,13 +80,20 @@ class Patch:
             self.tell(status(record))
         return result
 
-    def _refuse_whole_graphs(self, guider) -> None:
+    def new_run(self, guider, latent_shapes: Sequence[Sequence[int]] | None) -> Run:
+        """What a sampler run of ``guider`` is recorded in; ``latent_shapes`` are those of a packed latent.
+
+        Raises ValueError for a model that is compiled as a whole, before anything is sampled.
+        """
         compiling = getattr(guider, "model_options", {}).get(COMPILED) or {}
         if compiling.get("fullgraph"):
             raise ValueError(
                 "a compile node before or after SVG-EAR has fullgraph on, which allows no code that is not compiled, and sparse attention "
                 "is such: switch fullgraph off, or bypass one of the two nodes"
             )
+        run = Run(self.map_choice)
+        run.latent_shapes, run.min_tokens = latent_shapes, self.options.min_tokens
+        return run
 
     def cleanup(self, *args, **kwargs):
         """End of a run, also after an error: nothing stays on the device."""

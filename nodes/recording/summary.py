@@ -21,7 +21,7 @@ def status(run: RunRecord) -> str:
         return "Stopped early"
     if not run.sparse_calls:
         return f"{_cause_name(run)}: nothing ran sparse"
-    parts = [f"{len(run.warnings)} warning{'' if len(run.warnings) == 1 else 's'}"] if run.warnings else []
+    parts = [counted(len(run.warnings), "warning")] if run.warnings else []
     parts.append(f"{run.sparse_calls} of {_video_calls(run)} calls sparse")
     saved = run.times.saved
     if saved is not None and saved >= 0:

@@ -87,16 +87,24 @@ class Harness:
     def sample(self, body, result=None, latent=None):
         """Run ``body`` as a sampler run from ``latent`` and return its record."""
 
-        def sampler(noise, latent_image):
+        def sampler():
             try:
                 body()
                 return torch.zeros(1, 4) if result is None else result
             finally:
                 self.patch.cleanup(None)
 
-        sampler.class_obj = SimpleNamespace(model_options=self.model_options)
-        self.patch.outer_sample(sampler, torch.zeros(1, 4), torch.ones(1, 4) if latent is None else latent)
+        self.wrap(sampler, latent)
         return self.patch.recorder.newest()
+
+    def wrap(self, sampler, latent=None):
+        """Call ``sampler`` as ComfyUI does, through the patch, to sample from ``latent``; hand on what it returns."""
+
+        def executor(noise, latent_image):
+            return sampler()
+
+        executor.class_obj = SimpleNamespace(model_options=self.model_options)
+        return self.patch.outer_sample(executor, torch.zeros(1, 4), torch.ones(1, 4) if latent is None else latent)
 
     def evaluate(self, body, *, step=2, shape=(1, 16, 3, 8, 16), conditions=None, **transformer_options):
         """Run ``body(attention)`` inside one evaluation of the diffusion model."""

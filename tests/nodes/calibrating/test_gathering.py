@@ -43,7 +43,7 @@ class Gathering(Harness):
             body()
             return torch.zeros(1)
 
-        self.patch.outer_sample(sampler)
+        self.wrap(sampler)
         self.patch.cleanup(None)
         return outputs
 
@@ -94,7 +94,7 @@ def test_following_a_calibration_that_keeps_everything_is_dense():
 def test_text_tokens_are_seen_exactly():
     """HunyuanVideo: text before the video, which no block counts."""
     played, tensors = Gathering("hunyuan", energy=1.0), qkv(TOKENS + 20)
-    played.patch.outer_sample(lambda: played.evaluate(lambda attention: attention(*tensors, HEADS), shape=SHAPE))
+    played.wrap(lambda: played.evaluate(lambda attention: attention(*tensors, HEADS), shape=SHAPE))
     profile = played.patch.found()
     assert profile.tokens == TOKENS
     sparse = following(profile, "hunyuan")
@@ -149,7 +149,7 @@ def test_reference_frames_beside_the_video_are_gathered_and_followed():
     """Wan with reference latents has more tokens than the grid: its blocks are raster, and everything kept is dense."""
     tensors = qkv(TOKENS + 160)
     played = Gathering(density=1.0)
-    played.patch.outer_sample(lambda: played.evaluate(lambda attention: attention(*tensors, HEADS), shape=SHAPE))
+    played.wrap(lambda: played.evaluate(lambda attention: attention(*tensors, HEADS), shape=SHAPE))
     profile = played.patch.found()
     assert profile.tokens == TOKENS + 160 and not profile.shapes.any()
     sparse = following(profile)
@@ -174,7 +174,7 @@ def test_two_devices_that_begin_at_once_share_a_run(monkeypatch):
             thread.join()
         return torch.zeros(1)
 
-    played.patch.outer_sample(both)
+    played.wrap(both)
     assert [seen.count for seen in played.patch.calibration.spots.values()] == [2]
 
 
@@ -246,7 +246,7 @@ def test_windows_of_different_lengths_stay_dense_and_say_so_once(caplog):
         return torch.zeros(1)
 
     with caplog.at_level("WARNING"):
-        played.patch.outer_sample(windows)
+        played.wrap(windows)
     assert len(outputs) == played.dense_calls == 6 and played.patch.calibration.runs == 0
     assert len([text for text in told if "context windows of different lengths" in text]) == 1
     assert sum("causal_window_fix" in entry.message for entry in caplog.records) == 1

@@ -4,6 +4,8 @@ import pytest
 import torch
 from fake_comfyui import DIM, HEADS, MODELS, Harness, LTXVModel, WanModel, counts, dense, dense_reasons, flow_sigma, qkv, split
 from svg_ear import kernels
+from svg_ear.kernels.calibration import Calibration
+from svg_ear.nodes.calibrating.gathering import CalibratingPatch
 from svg_ear.nodes.patch.compiled import COMPILED
 from svg_ear.nodes.patch.memory import is_out_of_memory
 from svg_ear.nodes.patch.options import Options
@@ -80,8 +82,16 @@ def test_steps_that_a_cache_skips_are_no_fault():
     assert record.sparse_calls == 2 and not record.dense_calls
 
 
-def test_a_whole_graph_is_refused_before_sampling():
+def calibrating():
+    """A harness whose patch gathers a calibration."""
     played = Harness()
+    played.patch = CalibratingPatch(Calibration(), min_tokens=0)
+    return played
+
+
+@pytest.mark.parametrize("make", [Harness, calibrating])
+def test_a_whole_graph_is_refused_before_sampling(make):
+    played = make()
     played.model_options = {COMPILED: {"fullgraph": True}}
     with pytest.raises(ValueError, match="fullgraph"):
         played.sample(lambda: pytest.fail("sampled"))
