@@ -1,7 +1,4 @@
-import json
-import math
 import threading
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +8,6 @@ from svg_ear.nodes.patch import evaluation
 from svg_ear.nodes.patch.override import EVALUATION, OVERRIDE
 from svg_ear.nodes.patch.sequence import apply_mask
 from svg_ear.nodes.recording.reasons import REASONS, StrictModeError
-from svg_ear.nodes.recording.record import Found
-from svg_ear.nodes.recording.summary import report as told
-from svg_ear.nodes.showing.figure import figure
-from svg_ear.nodes.showing.payload import payload
 
 
 @pytest.mark.parametrize("skip_reshape", [False, True])
@@ -249,41 +242,6 @@ def test_other_errors_are_not_swallowed(monkeypatch):
         Harness().evaluate(lambda attention: attention(*qkv(), HEADS))
 
 
-def test_a_failed_run_is_recorded_and_leaves_nothing():
-    played = Harness()
-
-    def failing():
-        played.evaluate(lambda attention: attention(*qkv(), HEADS))
-        raise ValueError("planted")
-
-    with pytest.raises(ValueError, match="planted"):
-        played.sample(failing)
-    assert not played.patch.recorder.newest().completed
-    assert len(played.patch.states) == 0
-    record = played.sample(lambda: played.evaluate(lambda attention: attention(*qkv(), HEADS)))
-    assert record.completed and record.sparse_calls == 1 and 0 <= record.density <= 0.2
-
-
-def test_reasons_are_logged_once_a_run(caplog):
-    played = Harness("unknown")
-
-    def twice():
-        for _ in range(2):
-            played.evaluate(lambda attention: attention(*qkv(), HEADS))
-
-    for _ in range(2):
-        played.sample(twice)
-    warnings = [entry for entry in caplog.records if entry.levelname == "WARNING"]
-    assert len(warnings) == 2 and "unknown-architecture" in warnings[0].getMessage()
-
-
-def test_reasons_by_design_are_logged_for_those_who_look(caplog):
-    caplog.set_level("DEBUG", "svg_ear")
-    played = Harness(min_tokens=10**6)
-    played.sample(lambda: played.evaluate(lambda attention: attention(*qkv(), HEADS)))
-    assert [entry.levelname for entry in caplog.records if "short-sequence" in entry.getMessage()][0] == "DEBUG"
-
-
 def test_two_threads_count_together():
     played = Harness()
 
@@ -362,73 +320,3 @@ def test_attention_to_an_image_in_full_precision_is_cross_attention():
         attention(q, k[:, :20], v[:, :20], HEADS, low_precision_attention=False)
 
     assert dense_reasons(Harness(), body) == {"cross-attention": 1}
-
-
-def test_the_node_tells_that_kernels_are_prepared_and_what_a_run_did(monkeypatch):
-    told = []
-    played = Harness()
-    played.patch.tell = told.append
-    monkeypatch.setattr(played.patch, "_first_on", lambda device: not told)
-    played.sample(lambda: [played.evaluate(lambda attention: attention(*qkv(), HEADS), step=step) for step in (1, 2)])
-    preparing, running, done = told
-    assert "Preparing kernels" in preparing and "Running" in running
-    assert "2 of 2 calls sparse" in done
-
-
-def test_kernels_are_prepared_once_for_a_kind_of_device_and_settings():
-    gpu, patches = torch.device("cuda", 0), [Harness(density=0.123).patch for _ in range(2)]
-    assert not patches[0]._first_on(torch.device("cpu"))
-    assert [patch._first_on(gpu) for patch in patches] == [True, False]
-
-
-def test_a_result_of_any_kind_leaves_the_outer_run_in_place():
-    played = Harness()
-    outer = played.patch.run
-    for result in ([torch.ones(1, 2), torch.ones(1, 3)], [1, 2], "latent"):
-        record = played.sample(lambda: played.evaluate(lambda attention: attention(*qkv(), HEADS)), result=result)
-        assert record.completed and record.sparse_calls == 1 and played.patch.run is outer
-
-
-def test_a_run_that_cannot_be_closed_leaves_the_outer_run_in_place(monkeypatch):
-    played = Harness()
-    outer = played.patch.run
-    monkeypatch.setattr("svg_ear.nodes.recording.record.Run.finish", lambda self, result: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        played.sample(lambda: None)
-    assert played.patch.run is outer
-
-
-def test_the_run_knows_its_tokens_settings_and_dense_steps():
-    played = Harness(dense_first_steps=2, min_tokens=50)
-    played.base_model.latent_format = SimpleNamespace(spacial_downscale_ratio=8, temporal_downscale_ratio=4)
-
-    def body():
-        for step in range(5):
-            played.evaluate(lambda attention: attention(*qkv(), HEADS), step=step)
-
-    record = played.sample(body)
-    assert (record.tokens, record.min_tokens, str(record.size)) == (96, 50, "128 x 64, 9 frames")
-    assert record.dense_steps == 2 and record.times.dense_steps > 0 and "dense_first_steps 2" in record.settings
-    assert record.times.speed_up > 0 and record.times.saved is not None
-
-
-@pytest.mark.parametrize("part", range(3))
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_numbers_that_are_not_finite_are_said(part, value):
-    played = Harness()
-
-    def body():
-        for seed in range(2):
-            tensors = qkv(seed=seed)
-            if seed:
-                tensors[part][0, 5, 3] = value
-            played.evaluate(lambda attention: attention(*tensors, HEADS), step=seed)
-
-    # What is no number in a query alone, or an infinite value, spoils no estimate; it comes out in the latent.
-    shows_in_latent = part == 0 or (part == 2 and math.isinf(value))
-    record = played.sample(body, torch.full((1, 4), value) if shows_in_latent else None)
-    json.dumps(payload(Found((record,), record, True, True), None), allow_nan=False)
-    figure(record, None, 4, 700)
-    assert all(math.isfinite(number) for number in (record.density, record.estimated_error))
-    assert "nan" not in told(Found((record,), record, True, True)).replace("NaN", "").lower()
-    assert any("not finite" in text for text in record.warnings)
