@@ -1,6 +1,7 @@
 """Tile sizes per GPU architecture, chosen by measurement or, where none was at hand, by what compiles without spilling.
 
-There is no autotuning at run time. Measured: sm_90 (docs/kernels.md). Compiled only: the others.
+There is no autotuning at run time. Measured: sm_90 (docs/kernels.md). Compiled only: the others. Whoever has measured a card may have
+it run with one of the other choices, see :func:`use`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,52 @@ PROBE = {
     120: Tiles(64, 32, 8, 2),
 }
 
+# The other choices, for whoever measures: they compile like those above, and none is better on every card.
+ATTEND_CHOICES = {
+    80: ((Tiles(64, 32, 4, 3),), (Tiles(64, 64, 4, 2),), (Tiles(128, 64, 8, 2), Tiles(64, 64, 4, 3))),
+    86: ((Tiles(64, 32, 4, 2),), (Tiles(64, 32, 4, 3),), (Tiles(128, 32, 8, 2), Tiles(64, 64, 4, 2))),
+    89: ((Tiles(64, 32, 4, 2),), (Tiles(64, 32, 4, 3),), (Tiles(128, 32, 8, 2), Tiles(64, 64, 4, 2))),
+    90: ((Tiles(64, 64, 4, 3),), (Tiles(64, 64, 4, 2),), (Tiles(128, 64, 8, 3), Tiles(64, 64, 4, 3))),
+    100: ((Tiles(64, 32, 4, 2),), (Tiles(128, 32, 8, 2), Tiles(64, 32, 4, 3))),
+    120: ((Tiles(64, 32, 4, 2),), (Tiles(64, 32, 4, 3),), (Tiles(128, 32, 8, 2), Tiles(64, 64, 4, 2))),
+}
+PROBE_CHOICES = {
+    80: (Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3), Tiles(128, 64, 8, 2)),
+    86: (Tiles(64, 32, 4, 2), Tiles(64, 32, 4, 3), Tiles(64, 64, 8, 1)),
+    89: (Tiles(64, 32, 4, 2), Tiles(64, 32, 4, 3), Tiles(64, 64, 8, 1)),
+    90: (Tiles(64, 64, 4, 2), Tiles(64, 64, 8, 2), Tiles(64, 32, 4, 3)),
+    100: (Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 3)),
+    120: (Tiles(64, 32, 4, 2), Tiles(64, 32, 4, 3), Tiles(64, 64, 8, 1)),
+}
+SAFE_CHOICES = (Tiles(64, 32, 8, 1), Tiles(32, 32, 4, 1), Tiles(64, 64, 4, 1))
+
+# Chosen rows of the GPUs that have any.
+_IN_USE: dict[torch.device, tuple[tuple[Tiles, ...], Tiles]] = {}
+
+
+def attend_choices(device: torch.device) -> tuple[tuple[Tiles, ...], ...]:
+    """Every choice of tile shapes of the attention kernel for half precision, that of the table first."""
+    number = architecture(device)
+    return (ATTEND.get(number, (SAFE,)), *ATTEND_CHOICES.get(number, tuple((tiles,) for tiles in SAFE_CHOICES)))
+
+
+def probe_choices(device: torch.device) -> tuple[Tiles, ...]:
+    """Every choice of tiles of the probe kernel for half precision, that of the table first."""
+    number = architecture(device)
+    return (PROBE.get(number, SAFE), *PROBE_CHOICES.get(number, SAFE_CHOICES))
+
+
+def use(device: torch.device, attend: tuple[Tiles, ...] | None = None, probe: Tiles | None = None) -> None:
+    """Run half precision on a GPU with these tiles from the next call on; None takes those of the table.
+
+    Not for use between the calls of one sampler run: other tiles add up in another order. Raises ValueError for tiles that are not
+    among the choices of the GPU, which were compiled for it.
+    """
+    for kernel, given, choices in (("attend", attend, attend_choices(device)), ("probe", probe, probe_choices(device))):
+        if given is not None and given not in choices:
+            raise ValueError(f"{kernel} tiles are {given}; choose one of {choices}")
+    _IN_USE[device] = (attend or attend_choices(device)[0], probe or probe_choices(device)[0])
+
 
 def attend_tiles(device: torch.device, itemsize: int) -> tuple[Tiles, ...]:
     """The one or two tile shapes of the attention kernel for inputs of ``itemsize`` bytes, the taller one first."""
@@ -66,7 +113,7 @@ def attend_tiles(device: torch.device, itemsize: int) -> tuple[Tiles, ...]:
         return INTERPRETED_ATTEND
     if itemsize == 4:
         return (FLOAT32,)
-    return ATTEND.get(architecture(device), (SAFE,))
+    return _IN_USE[device][0] if device in _IN_USE else attend_choices(device)[0]
 
 
 def probe_tiles(device: torch.device, itemsize: int) -> Tiles:
@@ -75,7 +122,7 @@ def probe_tiles(device: torch.device, itemsize: int) -> Tiles:
         return INTERPRETED
     if itemsize == 4:
         return FLOAT32
-    return PROBE.get(architecture(device), SAFE)
+    return _IN_USE[device][1] if device in _IN_USE else probe_choices(device)[0]
 
 
 @lru_cache

@@ -207,3 +207,20 @@ def test_probing_routing_and_attending_spill_nothing(kind, dim):
         print(case.kernel, case.capability, usage)
         assert usage["stack"] <= (SPILLED if "maxnreg" in case.constexprs else 0), case
         assert usage["shared"] <= SHARED[case.capability] * 1024, case
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the assembler comes with triton on Linux")
+@pytest.mark.parametrize("capability", ALL_CAPABILITIES)
+def test_every_choice_of_tiles_spills_nothing(capability):
+    """Beside those of the tables, in which kernels are compiled above."""
+    cases = {}
+    chosen = [(tiles, ("_attend", "_dense")) for shapes in tuning.ATTEND_CHOICES[capability] for tiles in shapes]
+    chosen += [(tiles, ("_probe",)) for tiles in tuning.PROBE_CHOICES[capability]]
+    for tiles, used in chosen:
+        for module, kernel, signature, constexprs in attention_kernels("*bf16", 128, (tiles,), tiles):
+            if kernel in used:
+                cases[kernel, tiles] = Case(module.__name__, kernel, signature, constexprs, capability)
+    for case, usage in zip(cases.values(), compile_offline(list(cases.values()))):
+        print(case.kernel, case.capability, usage)
+        assert usage["stack"] == 0, case
+        assert usage["shared"] <= SHARED[case.capability] * 1024, case
