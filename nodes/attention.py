@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from .inputs import RecordingType, ScheduleType, SettingsType, Widgets, refuse_unknown
 from .patch.compiled import uncompiled
 from .patch.identity import layer_count, require_model
-from .patch.options import CUSTOM, PRESETS, Options, RecordingOptions, ScheduleOptions
+from .patch.options import AUTOMATIC, CUSTOM, PRESETS, Options, RecordingOptions, ScheduleOptions
 from .patch.override import Patch
 from .patch.patching import patched, tell
 from .recording.record import ATTACHMENT
@@ -36,7 +36,10 @@ TOOLTIPS = {
         "Layers that stay dense, such as 0, 1, 38-39; negative numbers count from the last layer (-1); empty for none. The "
         "first layer is sensitive and one layer costs little, so keep 0."
     ),
-    "min_tokens": "Sequences with fewer tokens stay dense, because there dense attention is the faster one.",
+    "min_tokens": (
+        "Sequences with fewer tokens stay dense, because there dense attention is the faster one. -1 is automatic: what SVG-EAR GPU Check "
+        "found on this GPU, or without a check a cautious number, 24,576 on most NVIDIA GPUs."
+    ),
     "memory_limit_mb": (
         "Working memory of one attention call in MB; 0 is automatic (half the size of q, k and v). Lower it when memory runs "
         "out, at some cost in speed."
@@ -73,7 +76,7 @@ class SVGEARAttention(io.ComfyNode):
                 widgets.share("density"),
                 widgets.count("dense_first_steps", -1, 10000),
                 widgets.text("dense_blocks"),
-                widgets.count("min_tokens", 0, 1048576),
+                widgets.count("min_tokens", AUTOMATIC, 1048576),
                 widgets.count("memory_limit_mb", 0, 1048576),
                 widgets.switch("strict"),
                 SettingsType.Input("settings", optional=True, tooltip=TOOLTIPS["settings"]),

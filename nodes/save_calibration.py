@@ -10,6 +10,7 @@ from ..kernels.calibration import Profile
 from .calibrating.gathering import find_calibration, what_is_missing
 from .calibrating.profiles import FOLDER, models_folder, path_to_write, save, taken
 from .inputs import refuse_unknown
+from .patch.findings import pack_version
 from .recording.words import counted
 
 
@@ -93,7 +94,7 @@ class SVGEARSaveCalibration(io.ComfyNode):
         if calibration.runs < runs:
             text = "\n".join(filter(None, (what_is_missing(patch, runs), taken(path, overwrite, calibration))))
         else:
-            written = save(path, calibration, patch.found(), overwrite, made_by=_version(), largest=largest_mb * 10**6)
+            written = save(path, calibration, patch.found(), overwrite, made_by=f"svg-ear {pack_version()}", largest=largest_mb * 10**6)
             text = summary(written, path)
         return io.NodeOutput(text, ui={"text": [text], "status": [text.splitlines()[0]]})
 
@@ -115,11 +116,3 @@ def summary(profile: Profile, path: Path) -> str:
             f"Shapes of blocks: {shapes}",
         )
     )
-
-
-def _version() -> str:
-    """Name and version of the pack, from the file that states them."""
-    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
-    lines = project.read_text(encoding="utf-8").splitlines() if project.is_file() else []
-    stated = (line.split('"')[1] for line in lines if line.startswith("version = "))
-    return f"svg-ear {next(stated, 'of unknown version')}"

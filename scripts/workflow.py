@@ -69,7 +69,7 @@ WIDGETS = {
         "density": 0.0,
         "dense_first_steps": -1,
         "dense_blocks": "0",
-        "min_tokens": 24576,
+        "min_tokens": -1,
         "memory_limit_mb": 0,
         "strict": False,
     },

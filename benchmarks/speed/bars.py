@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .. import pack
 from .inputs import SWEEP
 from .methods import BASELINE, OURS, sol_name
+
+pack.load()
+from svg_ear.nodes.patch.break_even import break_even as crossing  # noqa: E402
 
 Row = Mapping[str, object]
 
@@ -96,18 +99,12 @@ def break_even(rows: Iterable[Row], density: float) -> float | None:
     without a sweep.
     """
     names = {shape.name for shape in SWEEP}
-    points = sorted(
-        (number(row, "tokens"), number(row, "speedup"))
+    points = [
+        (number(row, "tokens"), number(row, "speedup"), 1.0)
         for row in rows
         if row["shape"] in names and row["method"] == OURS and number(row, "density") == density and number(row, "speedup")
-    )
-    slower = [i for i, (_, speedup) in enumerate(points) if speedup < 1]
-    if not slower:
-        return points[0][0] if points else None
-    if slower[-1] == len(points) - 1:
-        return math.inf
-    (low, below), (high, above) = points[slower[-1]], points[slower[-1] + 1]
-    return low * (high / low) ** (math.log(1 / below) / math.log(above / below))
+    ]
+    return crossing(points) if points else None
 
 
 def ours(rows: Iterable[Row], shape: str, density: float) -> Row | None:

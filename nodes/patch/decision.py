@@ -12,22 +12,25 @@ from .options import Options
 from .state import StateKey
 
 
-def decide(call: AttentionCall, evaluation: Evaluation, transformer_options: dict, options: Options) -> Reason | StateKey:
+def decide(
+    call: AttentionCall, evaluation: Evaluation, transformer_options: dict, options: Options, least_tokens: int
+) -> Reason | StateKey:
     """Why a call stays dense, or the key of its state when it can run sparse.
 
-    What the model or the input rules out comes before the schedule, so that strict mode complains at the first step.
+    Calls of fewer than ``least_tokens`` tokens are too short. What the model or the input rules out comes before the schedule, so that
+    strict mode complains at the first step.
     """
     architecture, video = evaluation.architecture, math.prod(evaluation.grid)
     if architecture.is_other_stream(call.shape, video, evaluation.model):
         return reasons.OTHER_STREAM
     reason = call.dense_reason()
-    if reason is reasons.CROSS_ATTENTION and call.key_tokens > call.tokens and call.key_tokens >= max(video, options.min_tokens):
+    if reason is reasons.CROSS_ATTENTION and call.key_tokens > call.tokens and call.key_tokens >= max(video, least_tokens):
         return reasons.PARTIAL_QUERIES
     if reason is not None:
         return reason
     if architecture.names_blocks and "block_type" not in transformer_options:
         return reasons.TOKEN_REFINER
-    if call.tokens < options.min_tokens:
+    if call.tokens < least_tokens:
         return reasons.SHORT_SEQUENCE
     layouts = evaluation.layouts(call.tokens, call.mask)
     if isinstance(layouts, Reason):

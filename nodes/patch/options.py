@@ -104,7 +104,7 @@ class Options:
     density: float = 0.0
     dense_first_steps: int = AUTOMATIC
     dense_blocks: str = "0"
-    min_tokens: int = 24576
+    min_tokens: int = AUTOMATIC
     memory_limit_mb: int = 0
     strict: bool = False
     custom: CustomSettings | None = None
@@ -117,7 +117,7 @@ class Options:
             raise ValueError(f"preset is {self.preset!r}; choose one of {', '.join((*PRESETS, CUSTOM))}")
         require_least(
             dense_first_steps=(self.dense_first_steps, AUTOMATIC),
-            min_tokens=(self.min_tokens, 0),
+            min_tokens=(self.min_tokens, AUTOMATIC),
             memory_limit_mb=(self.memory_limit_mb, 0),
         )
         self._check_custom()

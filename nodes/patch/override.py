@@ -21,6 +21,7 @@ from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
 from .evaluation import Block, Evaluation, read_evaluation
 from .identity import require_grid, require_model
+from .lengths import Lengths
 from .memory import is_out_of_memory
 from .options import Options
 from .schedule import Schedule
@@ -56,6 +57,7 @@ class Patch:
         self.map_choice = options.recorded()
         self.recorder = Recorder(self.map_choice.limit)
         self.states = StateStore()
+        self.lengths = Lengths(options)
         self.run = Run(self.map_choice)
         self._schedule: tuple[Tensor | None, Schedule] | None = None
         # Whether the sampler call that is running begins the denoising.
@@ -92,7 +94,7 @@ class Patch:
                 "is such: switch fullgraph off, or bypass one of the two nodes"
             )
         run = Run(self.map_choice)
-        run.latent_shapes, run.min_tokens = latent_shapes, self.options.min_tokens
+        run.latent_shapes, self.lengths = latent_shapes, Lengths(self.options)
         return run
 
     def cleanup(self, *args, **kwargs):
@@ -183,9 +185,10 @@ class Patch:
         evaluation.block = None
         evaluation.calls += 1
         dense = partial(func if evaluation.inner is None else partial(evaluation.inner, func), *args, **kwargs)
-        found = decide(call, evaluation, transformer_options, self.options)
+        least = self.lengths.least(call.q.device, call.heads)
+        found = decide(call, evaluation, transformer_options, self.options, least.tokens)
         if found not in UNRELATED:
-            self.run.see(call.tokens, evaluation.size)
+            self.run.see(call.tokens, evaluation.size, least.tokens, least.origin)
         if not isinstance(found, Reason):
             found = self._attend(call, found, evaluation, dense)
         if not isinstance(found, Reason):

@@ -38,7 +38,7 @@ class RunRecord:
         times: how long the calls took.
         dense_steps: steps that stayed dense.
         tokens: of the video's own attention, the most of any call; None when there was none.
-        min_tokens: what the user wants them to be at least.
+        min_tokens: what they must be at least to run sparse; min_tokens_origin: who says so, empty where it is the user.
         size: of the video; None when it is not known.
         settings: what the user chose, in words.
         warnings: what the user should know first.
@@ -62,6 +62,7 @@ class RunRecord:
     dense_steps: int = 0
     tokens: int | None = None
     min_tokens: int = 0
+    min_tokens_origin: str = ""
     size: VideoSize | None = None
     settings: str = ""
     warnings: tuple[str, ...] = ()
@@ -77,7 +78,7 @@ class Run:
     """A sampler run in progress. Safe for one thread per device; statistics stay on their devices until the end.
 
     Attributes:
-        architecture, steps, min_tokens, settings: see :class:`RunRecord`.
+        architecture, steps, settings: see :class:`RunRecord`.
         latent_shapes: of the streams of a packed latent, None for others.
         timer, trace: what takes times, and what happened where.
     """
@@ -89,7 +90,6 @@ class Run:
         # Evaluations in which the model asked for its attention, and whether it had to be compiled anew for that.
         self.asked = 0
         self.recompiled = False
-        self.min_tokens = 0
         self.settings = ""
         self.latent_shapes = None
         self.state_bytes = 0
@@ -99,7 +99,7 @@ class Run:
         self._loading = 0.0
         self._dense_calls: Counter[Reason] = Counter()
         self._dense_steps: set[int] = set()
-        self._seen: tuple[int, VideoSize | None] | None = None
+        self._seen: tuple[int, VideoSize | None, int, str] | None = None
         self._warnings: dict[str, None] = {}
         self._on_cpu = False
         self._lock = threading.Lock()
@@ -111,11 +111,11 @@ class Run:
             if self.evaluations == 1:
                 self._loading = time.perf_counter() - self._began
 
-    def see(self, tokens: int, size: VideoSize | None):
-        """Take note of a call of the video's own attention."""
+    def see(self, tokens: int, size: VideoSize | None, min_tokens: int, origin: str):
+        """Take note of a call of the video's own attention, with what it must have at least, and who says so."""
         with self._lock:
             if self._seen is None or tokens > self._seen[0]:
-                self._seen = tokens, size
+                self._seen = tokens, size, min_tokens, origin
 
     def warn(self, text: str) -> bool:
         """Tell the user something in the report; whether it is new."""
@@ -158,7 +158,7 @@ class Run:
                 self.warn("The resulting latent is not finite (NaN or infinite) everywhere: choose another compute type for the model.")
         # What was recorded is on the device until here.
         self.trace, self.timer = Trace(), RunTimer()
-        tokens, size = self._seen or (None, None)
+        tokens, size, min_tokens, origin = self._seen or (None, None, 0, "")
         return RunRecord(
             architecture=self.architecture,
             steps=self.steps,
@@ -171,7 +171,8 @@ class Run:
             times=times,
             dense_steps=len(self._dense_steps),
             tokens=tokens,
-            min_tokens=self.min_tokens,
+            min_tokens=min_tokens,
+            min_tokens_origin=origin,
             size=size,
             settings=self.settings,
             warnings=tuple(self._warnings),

@@ -113,9 +113,10 @@ def _what_ran(run: RunRecord) -> list[str]:
 
 def _tokens(run: RunRecord) -> str:
     of_size = f" ({run.size})" if run.size else ""
+    least = f"the min_tokens of {run.min_tokens:,}" + (f" ({run.min_tokens_origin})" if run.min_tokens_origin else "")
     if run.tokens >= run.min_tokens:
-        return f"Tokens: {run.tokens:,}{of_size}, at or above the min_tokens of {run.min_tokens:,}"
-    text = f"Tokens: {run.tokens:,}{of_size}, below the min_tokens of {run.min_tokens:,}"
+        return f"Tokens: {run.tokens:,}{of_size}, at or above {least}"
+    text = f"Tokens: {run.tokens:,}{of_size}, below {least}"
     if run.size is None:
         return text
     # Text tokens in the sequence count too.

@@ -1,0 +1,75 @@
+"""From which length on the calls of a run are sparse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...kernels.settings import CALIBRATED
+from ...kernels.tuning import architecture, use
+from .findings import Findings
+from .findings_file import found_on
+from .options import AUTOMATIC, Options
+
+# Where nothing was found on the GPU. Measured on Hopper; docs/kernels.md has the reasons for the others.
+CAUTIOUS = {80: 24576, 86: 24576, 89: 24576, 90: 24576, 100: 32768, 120: 24576}
+# Of a GPU that no table knows, AMD among them: its tiles were never run.
+CAUTIOUS_ELSEWHERE = 49152
+# On a CPU sparse attention is for trying out, and its answer need not depend on a GPU.
+CAUTIOUS_ON_CPU = 24576
+
+
+@dataclass(frozen=True)
+class Least:
+    """Tokens from which on a call is sparse, and in a few words where the number comes from; no words for one that the user set."""
+
+    tokens: int
+    origin: str = ""
+
+
+class Lengths:
+    """Least tokens of the calls of one run, by device and heads.
+
+    At the first call on a device it reads what SVG-EAR GPU Check found there, once, and has the kernels take the tiles that suit it, so
+    that nothing changes within a run.
+    """
+
+    def __init__(self, options: Options):
+        self._options = options
+        self._found: dict[torch.device, Findings | None] = {}
+        self._least: dict[tuple[torch.device, int], Least] = {}
+
+    def least(self, device: torch.device, heads: int) -> Least:
+        """For calls of ``heads`` heads on ``device``."""
+        key = (device, heads)
+        if key not in self._least:
+            found = self._prepare(device)
+            given = self._options.min_tokens
+            self._least[key] = self._automatic(found, device, heads) if given == AUTOMATIC else Least(given)
+        return self._least[key]
+
+    def _prepare(self, device: torch.device) -> Findings | None:
+        if device not in self._found:
+            found = self._found[device] = found_on(device)
+            if device.type == "cuda":
+                use(device, *((found.attend, found.probe) if found else ()))
+        return self._found[device]
+
+    def _automatic(self, found: Findings | None, device: torch.device, heads: int) -> Least:
+        cautious = cautious_tokens(device)
+        if found is None or not found.heads:
+            return Least(cautious, "a cautious number for this device; SVG-EAR GPU Check finds a better one")
+        return Least(found.least_tokens(heads, self._density(found), cautious), "found by SVG-EAR GPU Check")
+
+    def _density(self, found: Findings) -> float:
+        """The share of pairs that calls compute; where it depends on the content, the most that was measured."""
+        settings, profile = self._options.settings(), self._options.profile
+        if settings.method == CALIBRATED:
+            return profile.density
+        return settings.density if settings.budget == "density" else found.densities[-1]
+
+
+def cautious_tokens(device: torch.device) -> int:
+    """Tokens from which on sparse attention should pay on a GPU that was not checked."""
+    return CAUTIOUS_ON_CPU if device.type == "cpu" else CAUTIOUS.get(architecture(device), CAUTIOUS_ELSEWHERE)
