@@ -6,6 +6,7 @@ from .attention import SVGEARAttention
 from .calibrate import SVGEARCalibrate
 from .compare import SVGEARCompare
 from .custom_settings import SVGEARCustomSettings
+from .gpu_check import SVGEARGPUCheck
 from .load_calibration import SVGEARLoadCalibration
 from .record import SVGEARRecord
 from .report import SVGEARReport
@@ -29,4 +30,5 @@ class SVGEARExtension(ComfyExtension):
             SVGEARCalibrate,
             SVGEARSaveCalibration,
             SVGEARLoadCalibration,
+            SVGEARGPUCheck,
         ]

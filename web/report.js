@@ -8,11 +8,13 @@ const PLACEHOLDERS = {
     SVGEARReport: "Run the workflow to see what SVG-EAR did.",
     SVGEARSaveCalibration: "Run the workflow to see how many runs are gathered.",
     SVGEARCompare: "Run the workflow to see how close and how fast it was.",
+    SVGEARGPUCheck: "Run it to see from how many tokens on sparse attention pays on this GPU.",
   },
   zh: {
     SVGEARReport: "运行工作流即可查看 SVG-EAR 做了什么。",
     SVGEARSaveCalibration: "运行工作流即可查看已收集多少次运行。",
     SVGEARCompare: "运行工作流即可查看接近程度和速度。",
+    SVGEARGPUCheck: "运行后即可查看在此 GPU 上从多少 token 起稀疏注意力更划算。",
   },
 };
 

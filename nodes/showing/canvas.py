@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy
 from PIL import Image, ImageDraw, ImageFont
 
@@ -50,6 +52,16 @@ class Canvas:
         """Outline a rectangle."""
         corners = (self.pixels(x) - 1, self.pixels(y) - 1, self.pixels(x + width), self.pixels(y + height))
         self._draw.rectangle(corners, outline=color)
+
+    def line(self, points: Sequence[tuple[float, float]], color=LINE, width: float = 2) -> None:
+        """Join points by straight lines."""
+        pixels = [(self.pixels(x), self.pixels(y)) for x, y in points]
+        self._draw.line(pixels, color, max(self.pixels(width), 1), joint="curve")
+
+    def dot(self, x: float, y: float, radius: float, color) -> None:
+        """Fill a small circle."""
+        corners = (self.pixels(x - radius), self.pixels(y - radius), self.pixels(x + radius), self.pixels(y + radius))
+        self._draw.ellipse(corners, fill=color)
 
     def swatch(self, x: float, y: float, color, label: str, size: float = 15) -> float:
         """A square of colour with its meaning; returns where the next may begin."""

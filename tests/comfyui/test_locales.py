@@ -20,6 +20,7 @@ NODES = (
     "SVGEARCalibrate",
     "SVGEARSaveCalibration",
     "SVGEARLoadCalibration",
+    "SVGEARGPUCheck",
 )
 # The interface asks for <NodeId>/<language>.md and takes <NodeId>.md where there is none; pictures lie beside the latter.
 HELP = {"en": "{}.md", "zh": "{}/zh.md"}
