@@ -17,6 +17,8 @@ from .inputs import HEAD_DIM, made_up
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 WARM_UP, MOST_CALLS, TRIAL_CALLS = 2, 20, 4
 TRIAL_DENSITY = 0.1
+# Tiles differ by rounding, and by blocks that are as good as each other. Every so many rows of the output are compared.
+MOST_DIFFERENT, ROWS_COMPARED = 0.05, 7
 # Of the size of q: q, k and v themselves, output and what a sparse call works in, with room to spare; and what it takes at least.
 TENSORS, LEAST_ROOM = 12, 2**30
 
@@ -85,8 +87,20 @@ class Measure:
     def trials(
         self, kernel: str, heads: int, tokens: int, choices: Sequence[Hashable], begin: Callable[[Hashable], None]
     ) -> dict[Hashable, float | Exception]:
-        """Milliseconds of the stage ``kernel`` of a sparse call with each of some choices of its tiles; the table's are left in use."""
-        calls = SparseCalls(made_up(heads, tokens, self.device), heads, TRIAL_DENSITY)
+        """Milliseconds of the stage ``kernel`` of a sparse call with each of some choices of its tiles; the table's are left in use.
+
+        A choice whose output is another than that of the first one that works has failed.
+        """
+        inputs = made_up(heads, tokens, self.device)
+        calls = SparseCalls(inputs, heads, TRIAL_DENSITY)
+        outputs: list[Tensor] = []
+
+        def compare(choice: Hashable) -> None:
+            tuning.use(self.device, **{kernel: choice})
+            outputs.append(SparseCalls(inputs, heads, TRIAL_DENSITY)()[:, ::ROWS_COMPARED].float())
+            error = float((outputs[-1] - outputs[0]).norm() / outputs[0].norm())
+            if not error <= MOST_DIFFERENT:
+                raise RuntimeError(f"the output is {error:.0%} off that of the other tiles: they do not compute what they should here")
 
         def stage(choice: Hashable) -> float:
             tuning.use(self.device, **{kernel: choice})
@@ -97,7 +111,7 @@ class Measure:
         try:
             for choice in choices:
                 begin(choice)
-                failed = _caught(partial(stage, choice))
+                failed = _caught(partial(compare, choice))
                 if isinstance(failed, Exception):
                     found[choice] = failed
             return found | self._medians({choice: partial(stage, choice) for choice in choices if choice not in found}, begin)
@@ -128,7 +142,7 @@ class Measure:
         return start.elapsed_time(end) / repeats
 
 
-def _caught(run: Callable[[], float]) -> float | Exception:
+def _caught(run: Callable[[], float | None]) -> float | None | Exception:
     """What ``run`` returns, or the error that it stops with, unless memory ran out."""
     try:
         return run()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
-from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, sparse_attention
+from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, sparse_attention, tuning
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 LAYOUT = SequenceLayout(range(7, 1500), (range(0, 5), range(1500, 1511)))
@@ -41,6 +41,31 @@ def test_triton_gives_what_torch_gives(settings, dtype, dim):
     )
     # Multiplied in tf32, which has 10 bits.
     assert relative_error(fused, plain) < 2 * (rounding if dtype != torch.float32 else 1e-3)
+
+
+DEVICE = torch.device("cuda", 0)
+CHOICES = (
+    [{"attend": choice} for choice in tuning.attend_choices(DEVICE)] + [{"probe": choice} for choice in tuning.probe_choices(DEVICE)]
+    if torch.cuda.is_available()
+    else []
+)
+
+
+@pytest.mark.parametrize("tiles", CHOICES, ids=str)
+def test_every_choice_of_tiles_gives_what_torch_gives(tiles):
+    inputs = [tensor.to(DEVICE) for tensor in clustered(1511, batch=2, heads=3, dim=128, dtype=torch.bfloat16)]
+    video = slice(LAYOUT.video.start, LAYOUT.video.stop)
+    exact = F.scaled_dot_product_attention(*(tensor.double() for tensor in inputs))
+    rounding = relative_error(F.scaled_dot_product_attention(*inputs), exact)
+    tuning.use(DEVICE, **tiles)
+    try:
+        plain, fused = (
+            sparse_attention(*inputs, Settings(density=0.2), layouts=LAYOUT, implementation=name).output[:, :, video]
+            for name in ("torch", "triton")
+        )
+    finally:
+        tuning.use(DEVICE)
+    assert relative_error(fused, plain) < 2 * rounding
 
 
 def test_nothing_waits_for_the_gpu():

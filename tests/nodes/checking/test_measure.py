@@ -73,6 +73,17 @@ def test_sparse_calls_are_those_of_a_model():
     assert {"attend", "probe"} <= set(timer.seconds())
 
 
+def test_tiles_that_compute_something_else_are_no_choice(monkeypatch):
+    used, call = [], SparseCalls.__call__
+    monkeypatch.setattr("svg_ear.kernels.tuning.use", lambda device, **tiles: used.append(tiles))
+    wrong = {"right": 1.0, "rounding": 1.001, "doubling": 2.0, "nothing": float("nan")}
+    monkeypatch.setattr(SparseCalls, "__call__", lambda self, timer=None: call(self, timer) * wrong[used[-1]["attend"]])
+    monkeypatch.setattr(SparseCalls, "stage", lambda self, name: 5.0)
+    found = Measure(CPU, {"dense": dense}).trials("attend", HEADS, TOKENS, list(wrong), lambda choice: None)
+    assert (found["right"], found["rounding"]) == (5.0, 5.0)
+    assert "100% off" in str(found["doubling"]) and isinstance(found["nothing"], RuntimeError)
+
+
 def test_trials_take_each_choice_into_use_and_put_the_table_back(monkeypatch):
     used = []
     monkeypatch.setattr("svg_ear.kernels.tuning.use", lambda device, **tiles: used.append(tiles))
