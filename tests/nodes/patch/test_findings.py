@@ -15,7 +15,7 @@ from svg_ear.kernels.tuning import ATTEND, PROBE, Tiles
 from svg_ear.nodes.patch import findings_file
 from svg_ear.nodes.patch.findings import Card, Findings, Timing
 from svg_ear.nodes.patch.findings_file import FindingsError, found_on, read, write
-from svg_ear.nodes.patch.lengths import CAUTIOUS, CAUTIOUS_ELSEWHERE, Lengths, cautious_tokens
+from svg_ear.nodes.patch.lengths import CAUTIOUS, CAUTIOUS_ELSEWHERE, Least, Lengths, cautious_tokens
 from svg_ear.nodes.patch.options import CustomSettings, Options
 from svg_ear.nodes.recording.summary import report
 
@@ -199,6 +199,7 @@ def test_what_does_not_belong_here_is_ignored_with_one_line(gpu, folder, caplog,
     with caplog.at_level(logging.WARNING, "svg_ear"):
         assert found_on(GPU) is None
         assert found_on(GPU) is None
+        assert found_on(torch.device("cuda", 1)) is None
         assert Lengths(Options()).least(GPU, 12).tokens == CAUTIOUS[90]
     assert len(caplog.records) == 1
     assert caplog.messages[0].count("\n") == 0 and "Run SVG-EAR GPU Check" in caplog.messages[0]
@@ -241,6 +242,14 @@ def test_without_a_check_the_number_is_a_cautious_one(gpu, folder, capability, t
     least = Lengths(Options()).least(GPU, 40)
     assert least.tokens == cautious_tokens(GPU) == tokens
     assert "SVG-EAR GPU Check" in least.origin
+
+
+def test_a_run_asks_for_the_device_and_heads_of_its_calls(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Lengths, "least", lambda self, device, heads: asked.append((device, heads)) or Least(0))
+    played = Harness()
+    played.sample(lambda: played.evaluate(lambda attention: attention(*qkv(heads=3), 3)))
+    assert asked == [(torch.device("cpu"), 3)]
 
 
 def test_a_run_uses_and_reports_the_automatic_number(monkeypatch):
