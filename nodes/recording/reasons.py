@@ -42,7 +42,7 @@ FULL_PRECISION = Reason("full-precision", "The model asks for full precision in 
 SHORT_SEQUENCE = Reason(
     "short-sequence",
     "The sequence is shorter than min_tokens, where dense attention is faster.",
-    "Lower min_tokens, or use a larger resolution or more frames.",
+    "Lower min_tokens (SVG-EAR GPU Check finds the right number for this GPU), or use a larger resolution or more frames.",
     by_design=True,
 )
 WARM_UP_STEP = Reason(

@@ -51,7 +51,7 @@ def test_every_workflow_opens_clean(drive, vue_nodes):
 
 def test_the_properties_panel_leaves_our_widgets_as_they_are(drive):
     """The panel draws the widgets of the node that is chosen, and used to leave its own width on ours."""
-    seen = drive("check_panel.mjs", {"nodes": ["SVGEARRoutedBlocks", "SVGEARReport", "SVGEARSaveCalibration", "SVGEARCompare"]})
+    seen = drive("check_panel.mjs", {"nodes": ["SVGEARRoutedBlocks", "SVGEARReport", "SVGEARSaveCalibration", "SVGEARCompare", "SVGEARGPUCheck"]})
     assert seen["errors"] == [] and seen["panel"]
     for kind, widths in seen["widths"].items():
         assert widths["before"] > 300 and set(widths.values()) == {widths["before"]}, (kind, widths)
