@@ -16,7 +16,7 @@ from .settings import CALIBRATED, BlockRouting, SequenceLayout, Settings
 
 IMPLEMENTATIONS = ("torch", "triton")
 # Bytes. Chunks of fewer heads would leave a short sequence waiting for launches.
-LEAST_GPU_MEMORY = 512 * 2**20
+LEAST_GPU_MEMORY = 800 * 2**20
 
 
 def stages_for(q: Tensor, implementation: str | None) -> ModuleType:

@@ -52,7 +52,7 @@ def sparse_attention(
         scale: factor of the logits; None is ``D ** -0.5``.
         memory_limit: bytes of working memory beyond the output that one chunk of heads should stay under (at least
             one head is processed at a time whatever it needs); None is three quarters of the size of q, k and v together, and on
-            a GPU at least 512 MiB.
+            a GPU at least 800 MiB.
         timer: adds up the time per stage.
         observe: called with the routing of every chunk of heads, on the device, before it is forgotten.
         implementation: ``torch`` or ``triton``; None is triton on a GPU and torch on a CPU. Nothing falls back from one

@@ -28,6 +28,8 @@ def attend_surroundings(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout,
 
 def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
     """The tokens of ascending ``spans`` from ``[B, H, L, D]``, without a copy where they are one run."""
+    if not spans:
+        return tensor[:, :, :0]
     runs: list[range] = []
     for span in spans:
         if runs and runs[-1].stop == span.start:

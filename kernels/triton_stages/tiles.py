@@ -112,8 +112,8 @@ def cut_in_two(clusters: Clusters, height: int, rest: int) -> tuple[RaggedTiles,
     return _cut_once(clusters, height, rest, 0)
 
 
-def _cut_once(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, RaggedTiles]:
-    """Tiles and rests, of all heads at the first request and remembered with them."""
+def _cut_once(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, ...]:
+    """Tiles, and rests where ``rest`` is not 0, of all heads at the first request and remembered with them."""
     part = clusters.part
     if part is None:
         return _launch(clusters, height, rest, fewest)
@@ -124,7 +124,7 @@ def _cut_once(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[
     return part.whole.derived[key][part.number]
 
 
-def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, RaggedTiles]:
+def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, ...]:
     batch, heads, tokens = clusters.labels.shape
     offsets = clusters.offsets.contiguous()
     count = offsets.shape[-1] - 1
@@ -134,10 +134,10 @@ def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[Ra
 
     # Never more: each cluster has at most one tile that is not full, and an empty one has at most that.
     tiles = RaggedTiles(empty(tokens // height + count, 3), empty(count + 1))
-    rests = RaggedTiles(empty(count if rest else 0, 3))
+    rests = RaggedTiles(empty(count, 3)) if rest else None
     _cut[(count + 1, batch * heads)](
-        offsets, tiles.table, tiles.bounds, rests.table,
+        offsets, tiles.table, tiles.bounds, rests.table if rests else None,
         count, tiles.count, fewest,
         HEIGHT=height, REST=rest, AT_ONCE=TILES_AT_ONCE, num_warps=4,
     )  # fmt: skip
-    return tiles, rests
+    return (tiles, rests) if rests else (tiles,)
