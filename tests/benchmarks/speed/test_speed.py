@@ -338,11 +338,12 @@ def test_what_a_call_asks_of_the_host_is_measured(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda device: 0)
     monkeypatch.setattr(enqueue, "CASES", ((1, SMALL), (2, SMALL)))
     monkeypatch.setattr(enqueue, "CALLS", 2)
+    # Microseconds of each: torch without CUDA has no profiler for them.
+    monkeypatch.setattr(enqueue, "_kernels", lambda call, device: [2.0, 3.0])
     rows = enqueue.measure_enqueueing(Settings(), "structured", CPU, lambda text: None)
     assert [row["batch"] for row in rows] == [1, 2]
     assert all(float(row["host_ms"]) >= float(row["least_host_ms"]) > 0 for row in rows)
-    # The kernels of a GPU, of which there are none here.
-    assert [row["kernels"] for row in rows] == [0, 0]
+    assert [(row["kernels"], row["busy_ms"]) for row in rows] == [(2, "0.005")] * 2
     rows[0] |= {"host_ms": "3.01", "kernels": 91}
     rows[1] |= {"host_ms": "2.9"}
     assert [bar.passed for bar in enqueue.enqueueing_bars(rows)] == [False, False, True, True]
