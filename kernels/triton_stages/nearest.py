@@ -29,7 +29,7 @@ SCORES = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 # Most dimensions of one product of float32 in three parts, which takes registers.
 DIMS = 32
 # Bytes of the scores from which candidates are chosen.
-CHOICE_BYTES = 64 * 2**20
+CHOICE_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
