@@ -40,6 +40,17 @@ def layouts_of(q: Tensor, layouts: SequenceLayout | Sequence[SequenceLayout] | N
     return [layouts] * q.shape[0] if isinstance(layouts, SequenceLayout) else list(layouts)
 
 
+def alike(layouts: list[SequenceLayout]) -> list[range]:
+    """Runs of batch items whose video lies at the same place: those are clustered together."""
+    found: list[range] = []
+    for item, layout in enumerate(layouts):
+        if found and layouts[found[-1].start].video == layout.video:
+            found[-1] = range(found[-1].start, item + 1)
+        else:
+            found.append(range(item, item + 1))
+    return found
+
+
 def check_tensors(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]) -> None:
     """Raise ValueError unless shapes, dtypes, devices and layouts fit together."""
     if q.dim() != 4 or not q.shape == k.shape == v.shape:

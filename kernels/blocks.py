@@ -33,16 +33,16 @@ def anchor_sources(tokens: int, size: int, device: torch.device) -> Tensor:
     return row - row // size % ANCHOR_EVERY * size
 
 
-def exact_blocks(routing: BlockRouting, heads: slice, compensated: bool) -> Tensor:
+def exact_blocks(routing: BlockRouting, heads: range, compensated: bool) -> Tensor:
     """Bool ``[1, H, n, n]`` for some heads; a row without any block has its own where nothing else would be left to attend to."""
-    exact = routing.exact[None, heads]
+    exact = routing.exact[None, heads.start : heads.stop]
     if compensated:
         return exact
     own = torch.eye(exact.shape[-1], dtype=torch.bool, device=exact.device)
     return exact | (own & ~exact.any(-1, keepdim=True))
 
 
-def anchored(groups: Clusters, routing: BlockRouting, heads: slice) -> Clusters:
+def anchored(groups: Clusters, routing: BlockRouting, heads: range) -> Clusters:
     """The groups of ``heads``, without members in the repeating ones wherever a group is no anchor.
 
     Their order has the members of the anchors first, so that nothing behind the offsets is ever visited.
@@ -60,7 +60,7 @@ def anchored(groups: Clusters, routing: BlockRouting, heads: slice) -> Clusters:
     return Clusters(groups.labels, groups.centroids, sizes, order)
 
 
-def copy_anchors(output: Tensor, groups: Clusters, routing: BlockRouting, heads: slice) -> None:
+def copy_anchors(output: Tensor, groups: Clusters, routing: BlockRouting, heads: range) -> None:
     """Fill the rows of ``output`` ``[1, H, N, D]`` that :func:`anchored` left out of ``groups``."""
     sources = anchor_sources(output.shape[2], routing.size, output.device)
     for head in _repeating(routing, heads):
@@ -68,6 +68,6 @@ def copy_anchors(output: Tensor, groups: Clusters, routing: BlockRouting, heads:
         output[0, head, order] = output[0, head, order[sources]]
 
 
-def _repeating(routing: BlockRouting, heads: slice) -> list[int]:
+def _repeating(routing: BlockRouting, heads: range) -> list[int]:
     """Places within ``heads`` of the repeating heads."""
-    return [head - heads.start for head in routing.repeating if heads.start <= head < heads.stop]
+    return [head - heads.start for head in routing.repeating if head in heads]

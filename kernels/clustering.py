@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from .blocks import block_labels
-from .counts import cluster_counts, largest_key_cluster, routed_counts
+from .counts import cluster_counts, label_dtype, largest_key_cluster, routed_counts
 from .settings import BlockRouting, Settings
 from .state import ClusterState, KeptClusters
 from .types import Clusters
 
 
 def cluster_tokens(
-    queries: Tensor, keys: Tensor, stages: ModuleType, settings: Settings, state: ClusterState, item: int
+    queries: Tensor, keys: Tensor, stages: ModuleType, settings: Settings, state: ClusterState, items: range
 ) -> tuple[Clusters, Clusters]:
-    """Groups of the queries and clusters of the keys, ``[1, H, N, D]`` of batch item ``item``.
+    """Groups of the queries and clusters of the keys, ``[B, H, N, D]`` of batch items ``items``.
 
     Keeps in ``state`` what the next call needs: the clusters before the largest are cut.
     """
-    kept = state.items.get(item)
+    kept = state.items.get(items.start)
     if kept is not None and state.calls % settings.recluster_every:
         groups = stages.cluster_from_labels(queries, kept.query_labels, kept.query_centroids)
         clusters = stages.cluster_from_labels(keys, kept.key_labels, kept.key_centroids)
     else:
         groups, clusters = _clustered_anew(queries, keys, stages, settings, kept)
     keeps_labels = settings.recluster_every > 1 or settings.kmeans_candidates > 0
-    state.items[item] = KeptClusters(
+    state.items[items.start] = KeptClusters(
         query_centroids=groups.rounded_to(queries.dtype),
         key_centroids=clusters.rounded_to(keys.dtype),
         query_labels=_narrow(groups) if keeps_labels else None,
@@ -66,5 +65,4 @@ def _clustered_anew(
 
 
 def _narrow(clusters: Clusters) -> Tensor:
-    """The labels in as few bytes as their number allows: those of all layers stay in memory until the next step."""
-    return clusters.labels.to(torch.int16 if clusters.sizes.shape[2] <= torch.iinfo(torch.int16).max else torch.int32)
+    return clusters.labels.to(label_dtype(clusters.sizes.shape[2]))

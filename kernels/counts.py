@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from .settings import CALIBRATED, Settings
 
 # Automatic counts: (groups, fewest tokens a group, most tokens a group). A scene has its number of topics whatever its
@@ -35,6 +37,11 @@ def largest_key_cluster(tokens: int, settings: Settings) -> int:
     if settings.method == CALIBRATED or (share == 0 and settings.compensates):
         return tokens
     return min(tokens, max(int(LARGEST_PART * share * tokens), LARGEST_MEANS * math.ceil(tokens / cluster_counts(tokens, settings)[1])))
+
+
+def label_dtype(count: int) -> torch.dtype:
+    """As few bytes as labels of ``count`` clusters need: those of all layers stay in memory until the next step."""
+    return torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def routed_counts(tokens: int, settings: Settings) -> tuple[int, int]:

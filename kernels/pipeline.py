@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 from torch import Tensor
 
-from .arguments import check_tensors, heads_at_once, layouts_of, settings_for, stages_for
+from .arguments import alike, check_tensors, heads_at_once, layouts_of, settings_for, stages_for
 from .blocks import anchored, copy_anchors, exact_blocks
 from .clustering import cluster_by_blocks, cluster_tokens
 from .settings import BlockRouting, SequenceLayout, Settings
@@ -17,7 +18,7 @@ from .statistics import Measured, measure
 from .strides import readable
 from .surroundings import attend_surroundings, conditioning_of
 from .timing import StageTimer
-from .types import AttentionResult, Clusters, RoutedHeads
+from .types import AttentionResult, Clusters, RoutedHeads, parts
 
 
 def sparse_attention(
@@ -72,79 +73,92 @@ def sparse_attention(
     q, k, v = map(readable, (q, k, v))
     batch, heads, length, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
-    timer = timer or StageTimer()
-    tokens = len(layouts[0].video)
+    done = timer.start(q.device) if timer else _untimed
+    tokens, together = len(layouts[0].video), alike(layouts)
     state = state or ClusterState()
-    state.begin((*q.shape, tokens, q.dtype, q.device, stages.__name__), settings)
+    state.begin((*q.shape, tokens, *map(len, together), q.dtype, q.device, stages.__name__), settings)
     step = heads_at_once(q, tokens, settings, memory_limit, stages)
     output = q.new_empty(batch, length, heads, dim).transpose(1, 2)
-    measured: list[list[Measured]] = []
-    for item, layout in enumerate(layouts):
-        call = _Call(stages, settings, layout, blocks, scale, timer, item)
-        own = slice(item, item + 1)
-        groups, clusters = call.cluster(q[own], k[own], state)
-        measured.append([])
-        for head in range(0, heads, step):
-            some = slice(head, min(heads, head + step))
-            part = (own, some)
-            routed = call.attend(q[part], k[part], v[part], output[part], groups.of_heads(some), clusters.of_heads(some), some)
-            measured[-1].append(Measured.of(routed.routing, routed.probe, routed.query_groups))
+    call, measured = _Call(stages, settings, blocks, scale, done), []
+    for items in together:
+        own = slice(items.start, items.stop)
+        groups, clusters = call.cluster(q[own], k[own], layouts[items.start], state, items)
+        places = itertools.product(items, (range(head, min(heads, head + step)) for head in range(0, heads, step)))
+        chunks = zip(*(parts(tensor[own], step) for tensor in (q, k, v, output)), groups.parts(step), clusters.parts(step))
+        for (item, some), chunk in zip(places, chunks):
+            routed = call.attend(*chunk, layouts[item], item, some)
+            measured.append(Measured.of(routed.routing, routed.probe, routed.query_groups))
             if observe is not None:
                 observe(routed)
     state.calls += 1
-    return AttentionResult(output, measure(measured, tokens))
+    return AttentionResult(output, measure(measured, batch, tokens))
+
+
+def _untimed(stage: str) -> None:
+    """Where nobody asks how long a stage took."""
+
+
+def _of(span: range, tensor: Tensor) -> Tensor:
+    """The tokens of ``span`` from ``[B, H, L, D]``."""
+    return tensor if len(span) == tensor.shape[2] else tensor[:, :, span.start : span.stop]
 
 
 @dataclass(frozen=True)
 class _Call:
-    """The stages for one batch item."""
+    """The stages of one call; ``done`` is told when each ends."""
 
     stages: ModuleType
     settings: Settings
-    layout: SequenceLayout
     blocks: BlockRouting | None
     scale: float
-    timer: StageTimer
-    item: int
+    done: Callable[[str], None]
 
-    @property
-    def video(self) -> slice:
-        return slice(self.layout.video.start, self.layout.video.stop)
+    def cluster(self, q: Tensor, k: Tensor, layout: SequenceLayout, state: ClusterState, items: range) -> tuple[Clusters, Clusters]:
+        """Query groups and key clusters of all heads, which take little memory, of batch items whose video lies at the same place."""
+        queries, keys = (_of(layout.video, tensor) for tensor in (q, k))
+        if self.blocks is not None:
+            found = cluster_by_blocks(queries, keys, self.stages, self.blocks)
+        else:
+            found = cluster_tokens(queries, keys, self.stages, self.settings, state, items)
+        self.done("cluster")
+        return found
 
-    def cluster(self, q: Tensor, k: Tensor, state: ClusterState) -> tuple[Clusters, Clusters]:
-        """Query groups and key clusters of all heads, which take little memory."""
-        queries, keys = q[:, :, self.video], k[:, :, self.video]
-        with self.timer.stage("cluster", q.device):
-            if self.blocks is not None:
-                return cluster_by_blocks(queries, keys, self.stages, self.blocks)
-            return cluster_tokens(queries, keys, self.stages, self.settings, state, self.item)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, groups: Clusters, clusters: Clusters, heads: slice) -> RoutedHeads:
-        """The other stages for some heads; writes ``output``."""
-        settings, stages, scale, device = self.settings, self.stages, self.scale, q.device
-        queries, keys, values = (tensor[:, :, self.video] for tensor in (q, k, v))
-        conditioning = conditioning_of(k, v, self.layout)
-        with self.timer.stage("permute", device):
-            sorted_keys = stages.permute(keys, values, clusters)
-        with self.timer.stage("summarize", device):
-            summaries = stages.summarize(sorted_keys)
-        with self.timer.stage("probe", device):
-            if settings.compensates:
-                probe = stages.probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)
-            else:
-                probe = stages.probe_centroids(groups.centroids, conditioning, summaries, scale)
-        with self.timer.stage("route", device):
-            if self.blocks is None:
-                routing, computed = stages.route(probe, clusters, settings), groups
-            else:
-                routing = stages.route_given(exact_blocks(self.blocks, heads, settings.compensates), clusters)
-                computed = anchored(groups, self.blocks, heads)
-        with self.timer.stage("attend", device):
-            video = output[:, :, self.video]
-            stages.attend(queries, computed, sorted_keys, conditioning, summaries, probe, routing, settings, scale, video)
-            if self.blocks is not None:
-                copy_anchors(video, groups, self.blocks, heads)
-        if len(self.layout.video) < q.shape[2]:
-            with self.timer.stage("conditioning", device):
-                attend_surroundings(q, k, v, self.layout, stages, scale, output)
-        return RoutedHeads(self.item, range(heads.start, heads.stop), computed, clusters, probe, routing)
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        output: Tensor,
+        groups: Clusters,
+        clusters: Clusters,
+        layout: SequenceLayout,
+        item: int,
+        heads: range,
+    ) -> RoutedHeads:
+        """The other stages for some heads of one batch item; writes ``output``."""
+        settings, stages, scale, done = self.settings, self.stages, self.scale, self.done
+        queries, keys, values, video = (_of(layout.video, tensor) for tensor in (q, k, v, output))
+        conditioning = conditioning_of(k, v, layout)
+        sorted_keys = stages.permute(keys, values, clusters)
+        done("permute")
+        summaries = stages.summarize(sorted_keys)
+        done("summarize")
+        if settings.compensates:
+            probe = stages.probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)
+        else:
+            probe = stages.probe_centroids(groups.centroids, conditioning, summaries, scale)
+        done("probe")
+        if self.blocks is None:
+            routing, computed = stages.route(probe, clusters, settings), groups
+        else:
+            routing = stages.route_given(exact_blocks(self.blocks, heads, settings.compensates), clusters)
+            computed = anchored(groups, self.blocks, heads)
+        done("route")
+        stages.attend(queries, computed, sorted_keys, conditioning, summaries, probe, routing, settings, scale, video)
+        if self.blocks is not None:
+            copy_anchors(video, groups, self.blocks, heads)
+        done("attend")
+        if len(layout.video) < q.shape[2]:
+            attend_surroundings(q, k, v, layout, stages, scale, output)
+            done("conditioning")
+        return RoutedHeads(item, heads, computed, clusters, probe, routing)

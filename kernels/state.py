@@ -19,7 +19,7 @@ class ClusterState:
     Attributes:
         calls: calls made with this state.
         signature: shape, device and settings of those calls.
-        items: last clusters of each batch item.
+        items: last clusters of the batch items that are clustered together, under the first of them.
     """
 
     calls: int = 0

@@ -12,6 +12,7 @@ from .types import Clusters, Probe, Routing, Statistics
 
 # No estimate of an error says more than "useless" above: where hardly any output is left to compare with, or no number.
 LARGEST_ERROR = 1000.0
+_LARGEST = torch.tensor(LARGEST_ERROR)
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,13 @@ class Measured:
         return cls(routing.shares, groups.sizes, errors, probe.output_norms)
 
 
-def measure(parts: Sequence[Sequence[Measured]], tokens: int) -> Statistics:
-    """Density spent, and the relative error that the probe expects, of each batch item's chunks of heads."""
-
-    def joined(name: str) -> Tensor:
-        items = [torch.cat([getattr(part, name) for part in item], dim=1) for item in parts]
-        return torch.cat(items) if len(items) > 1 else items[0]
-
-    figures = torch.stack([joined(name) for name in ("shares", "errors", "norms")])
-    density, errors, norms = (figures * joined("sizes")).sum(-1)
+def measure(parts: Sequence[Measured], batch: int, tokens: int) -> Statistics:
+    """Density spent, and the relative error that the probe expects, of ``batch`` items in chunks of heads, one after the other."""
+    figures, sizes = (
+        torch.cat([getattr(part, name) for name in names for part in parts], dim=1).view(len(names), batch, -1, parts[0].sizes.shape[-1])
+        for names in (("shares", "errors", "norms"), ("sizes",))
+    )
+    density, errors, norms = (figures * sizes).sum(-1)
     relative = (errors / norms.clamp(min=torch.finfo(errors.dtype).tiny)).sqrt_()
-    relative.nan_to_num_(nan=LARGEST_ERROR).clamp_(max=LARGEST_ERROR)
-    return Statistics((density / tokens).float(), figures[0].float(), relative.float())
+    # The number of the two where the other is none.
+    return Statistics((density / tokens).float(), figures[0].float(), torch.fmin(relative, _LARGEST).float())

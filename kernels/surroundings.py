@@ -23,11 +23,13 @@ def attend_surroundings(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout,
     keys, values = _tokens(k, visible), _tokens(v, visible)
     for outside in (slice(0, layout.video.start), slice(layout.video.stop, q.shape[2])):
         if outside.start < outside.stop:
-            output[:, :, outside] = stages.attend_dense(q[:, :, outside], keys, values, scale)
+            stages.attend_dense(q[:, :, outside], keys, values, scale, output[:, :, outside])
 
 
 def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
     """The tokens of ascending ``spans`` from ``[B, H, L, D]``, without a copy where they are one run."""
+    if not spans:
+        return tensor[:, :, :0]
     runs: list[range] = []
     for span in spans:
         if runs and runs[-1].stop == span.start:

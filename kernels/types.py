@@ -24,7 +24,7 @@ class Clusters:
         sizes: integer ``[B, H, C]``.
         order: integer ``[B, H, N]``, token positions sorted by label, positions ascending within a label.
         rounded: the centroids in the dtype of the tokens, where a stage has made them on the way.
-        whole: the clusters of all heads, and which of them these are: what is known of all need not be found again for some.
+        part: which part of what clusters these are: what is known of all heads need not be found again for some.
     """
 
     labels: Tensor
@@ -32,15 +32,17 @@ class Clusters:
     sizes: Tensor
     order: Tensor
     rounded: Tensor | None = None
-    whole: tuple[Clusters, slice] | None = None
+    part: Part | None = None
 
-    def of_heads(self, heads: slice) -> Clusters:
-        """The clusters of some heads."""
-        labels, centroids, sizes, order, offsets = (
-            tensor[:, heads] for tensor in (self.labels, self.centroids, self.sizes, self.order, self.offsets)
-        )
-        rounded = None if self.rounded is None else self.rounded[:, heads]
-        return Clusters(labels, centroids, sizes, order, rounded, (self, heads)).with_offsets(offsets)
+    def parts(self, heads: int) -> list[Clusters]:
+        """The clusters of so many heads at a time, as :func:`parts` cuts tensors."""
+        tensors = (self.labels, self.centroids, self.sizes, self.order, self.offsets)
+        cut = [parts(tensor, heads) for tensor in tensors]
+        rounded = [None] * len(cut[0]) if self.rounded is None else parts(self.rounded, heads)
+        return [
+            Clusters(*own, some_rounded, Part(self, heads, number)).with_offsets(offsets)
+            for number, (*own, offsets, some_rounded) in enumerate(zip(*cut, rounded))
+        ]
 
     def with_offsets(self, offsets: Tensor) -> Clusters:
         """These clusters, whose offsets were found together with them."""
@@ -65,6 +67,23 @@ class Clusters:
     def offsets(self) -> Tensor:
         """Integer ``[B, H, C + 1]``: the sorted members of cluster ``j`` are ``order[offsets[j]:offsets[j + 1]]``."""
         return pad(self.sizes.cumsum(-1), (1, 0))
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part number ``number`` of ``whole``, cut into parts of so many ``heads``."""
+
+    whole: Clusters
+    heads: int
+    number: int
+
+
+def parts(tensor: Tensor, heads: int) -> list[Tensor]:
+    """``[B, H, ...]`` as ``[1, heads, ...]``, one batch item after the other; the last part of each has what is left."""
+    whole, rest = divmod(tensor.shape[1], heads)
+    sizes = [heads] * whole + [rest] * (rest > 0)
+    items = tensor.split_with_sizes([1] * len(tensor)) if len(tensor) > 1 else (tensor,)
+    return [part for item in items for part in item.split_with_sizes(sizes, dim=1)]
 
 
 @dataclass(frozen=True)

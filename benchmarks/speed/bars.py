@@ -24,6 +24,7 @@ SMALL_STAGES = ("permute", "summarize", "probe", "route")
 SMALL_STAGES_SHARE = 0.2
 EXTRA_OVER_INPUTS = 1.5
 FIRST_CALL_SECONDS = 20
+HOST_MILLISECONDS, KERNELS = 3, 90
 
 
 @dataclass(frozen=True)

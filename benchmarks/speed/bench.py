@@ -3,6 +3,7 @@
 python -m benchmarks.speed                   everything, about 200 s on an H200
 python -m benchmarks.speed --quick           one shape, one density
 python -m benchmarks.speed --compile-time    first call with an empty Triton cache, then other lengths
+python -m benchmarks.speed --host-time       milliseconds of the host for a warm call, and its kernels
 python -m benchmarks.speed --plot-only       the picture again, from the CSV
 
 Needs a CUDA GPU and requirements-bench.txt. Peers that are not installed are said and left out.
@@ -20,6 +21,7 @@ import torch
 from .. import pack, results
 from .bars import DRAWN, REFERENCE, Bar, bars, break_even
 from .compilation import compilation_bars, measure_compilation
+from .enqueue import enqueueing_bars, measure_enqueueing
 from .inputs import KINDS, MODELS, SHAPES, SWEEP
 from .rows import BRIEF_DENSITIES, DENSITIES, SKIPPABLE, Plan, Table, measure
 
@@ -55,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = measure_compilation(SHAPES[options.shapes[0]], settings, options.data[0], device, say)
             results.write(options.results / results.file_name("speed_compile", device), [{**row, **origin} for row in rows])
             return report(compilation_bars(rows))
+        if options.host_time:
+            rows = measure_enqueueing(settings, options.data[0], device, say)
+            results.write(options.results / results.file_name("speed_host", device), [{**row, **origin} for row in rows])
+            return report(enqueueing_bars(rows))
         plan = Plan(settings, tuple(options.densities), options.rounds, options.milliseconds, tuple(options.skip), say)
         table = Table(options.results / results.file_name("speed", device), origin)
         began = time.perf_counter()
@@ -87,6 +93,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--milliseconds", type=float, default=200.0, help="repetition time of a method in a round (default: %(default)s)")
     add("--quick", action="store_true", help="one round at one shape and density, where nothing else is asked for")
     add("--compile-time", action="store_true", help="measure the first call and new lengths instead, at the first shape")
+    add("--host-time", action="store_true", help="measure what warm calls ask of the host instead, at the shapes of the models")
     add("--plot-only", type=Path, metavar="CSV", help="draw the picture from a CSV and stop")
     add("--results", type=Path, default=results.FOLDER, metavar="FOLDER", help="where the CSV goes")
     add("--docs", type=Path, default=DOCS, metavar="FOLDER", help="where the picture goes")

@@ -72,9 +72,9 @@ def attend(
             del visible
 
 
-def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """Dense attention of the conditioning queries: ``[B, H, T, D]`` over ``[B, H, M, D]``."""
-    return F.scaled_dot_product_attention(queries, keys, values, scale=scale)
+def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float, output: Tensor) -> None:
+    """Dense attention of the conditioning queries, ``[B, H, T, D]`` over ``[B, H, M, D]``; writes ``output`` ``[B, H, T, D]``."""
+    output.copy_(F.scaled_dot_product_attention(queries, keys, values, scale=scale))
 
 
 def _centroids_of_groups(
@@ -96,15 +96,16 @@ def _weighted_centroids(
 ) -> Iterator[KeyRows]:
     """The key clusters as the mean queries ``centroids`` ``[m, D]`` see them: ``WeightedCentroids`` has the formulas."""
     item, head = where
-    clusters = sorted_keys.clusters.of_heads(slice(head, head + 1))
-    sizes, labels = clusters.sizes[item : item + 1], clusters.sorted_labels[item, 0]
+    clusters = sorted_keys.clusters
+    sizes = clusters.sizes[item : item + 1, head : head + 1]
+    labels = clusters.labels[where].gather(-1, clusters.order[where].long())
     keys = sorted_keys.keys[item : item + 1, head : head + 1]
     weights = scaled_logits(centroids[None, None], keys, scale).mT.contiguous()
     peaks = torch.segment_reduce(weights, "max", lengths=sizes, axis=2, unsafe=True).clamp(min=torch.finfo(weights.dtype).min)
     weights = weights[0, 0].sub_(peaks[0, 0, labels]).exp_()
     sums = segment_sum(weights[None, None], sizes)[0, 0]
     log_weights = peaks[0, 0] + sums.log() - scale * plain.keys @ centroids.T
-    means = _sums_by_cluster(weights.div_(sums[labels]), sorted_keys.values[where], clusters.offsets[item, 0])
+    means = _sums_by_cluster(weights.div_(sums[labels]), sorted_keys.values[where], clusters.offsets[where])
     for place in range(len(centroids)):
         yield KeyRows(plain.keys, means[:, place], log_weights[:, place])
 

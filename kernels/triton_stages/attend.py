@@ -21,12 +21,13 @@ from .tiles import cut, cut_in_two
     do_not_specialize_on_alignment=["order", "tiles"],
 )
 def _attend(
+    tiles,
     q, q_head, q_row,
     k, v,
     extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row,
     key_means, values, weights, own_row,
     exact, entries, counts,
-    order, tiles,
+    order,
     out, out_head, out_row,
     scale, tokens, clusters, groups, extra, capacity,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr, STAGES: tl.constexpr,
@@ -133,19 +134,21 @@ def attend(
     else:
         values, weights = summaries.value_means.to(queries.dtype), summaries.log_sizes
     key_means = sorted_keys.clusters.rounded_to(queries.dtype)
-    capacity = routing.rows.entries.shape[-1]
     cuts = (cut(groups, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(groups, *(tiles.rows for tiles in shapes))
+    arguments = (
+        queries, queries.stride(1), queries.stride(2),
+        sorted_keys.keys, sorted_keys.values,
+        conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
+        conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
+        key_means, values, weights, int(settings.weights_centroids),
+        routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
+        groups.order,
+        output, output.stride(1), output.stride(2),
+        scale * LOG2_E, tokens, clusters, group_count, conditioning.keys.shape[2], routing.rows.entries.shape[-1],
+    )  # fmt: skip
     for tiles, rows in zip(shapes, cuts):
         _attend[(rows.count, heads)](
-            queries, queries.stride(1), queries.stride(2),
-            sorted_keys.keys, sorted_keys.values,
-            conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
-            conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
-            key_means, values, weights, int(settings.weights_centroids),
-            routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
-            groups.order, rows.table,
-            output, output.stride(1), output.stride(2),
-            scale * LOG2_E, tokens, clusters, group_count, conditioning.keys.shape[2], capacity,
+            rows.table, *arguments,
             D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, STAGES=tiles.stages,
             **tiles.launch,
         )  # fmt: skip

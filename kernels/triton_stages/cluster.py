@@ -75,7 +75,7 @@ def cluster(
             power of two, at least 16); 0 compares it with all.
 
     Returns:
-        The clusters, labels in int32.
+        The clusters, labels in as few bytes as they need.
     """
     tokens = readable(tokens)
     warm = centroids is not None

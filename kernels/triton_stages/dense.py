@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..numerics import LOG2_E
+from ..numerics import LOG2_E, ceil_div
 from ..tuning import attend_tiles
 from .softmax import softmax_step
 
@@ -49,7 +49,7 @@ def _dense(
 
 @triton.jit(do_not_specialize=["queries", "parts"])
 def _join(
-    part_outputs, part_peaks, part_sums, out,
+    part_outputs, part_peaks, part_sums, out, out_head, out_row,
     queries, parts,
     D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -71,20 +71,20 @@ def _join(
         b_sum = b_sum * b_shrink + tl.load(part_sums + p_row, m_row, other=0.0) * b_weight
         b_peak = b_new
     b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)  # [R, D]
-    tl.store(out + (i_h * queries + o_row)[:, None] * D + o_d, b_out, m_row[:, None])
+    tl.store(out + i_h * out_head + o_row.to(tl.int64)[:, None] * out_row + o_d, b_out, m_row[:, None])
 
 
-def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """Dense attention of ``[1, H, T, D]`` over ``[1, H, M, D]``, last strides 1, the keys split over many programs.
+def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float, output: Tensor) -> None:
+    """Dense attention of ``[1, H, T, D]`` over ``[1, H, M, D]``, the keys split over many programs; writes ``output`` ``[1, H, T, D]``.
 
-    The parts are joined in a fixed order. Products in the input dtype (tf32 for float32), the rest in float32.
+    All last strides are 1. The parts are joined in a fixed order. Products in the input dtype (tf32 for float32), the rest in float32.
     """
     _, heads, count, dim = queries.shape
     length, tiles = keys.shape[2], attend_tiles(queries.device, queries.itemsize)[-1]
-    parts = triton.cdiv(length, KEYS_AT_ONCE)
-    outputs = queries.new_empty(heads, parts, count, dim, dtype=torch.float32)
+    parts = ceil_div(length, KEYS_AT_ONCE)
+    outputs = torch.empty(heads, parts, count, dim, dtype=torch.float32, device=queries.device)
     peaks, sums = (outputs.new_empty(heads, parts, count) for _ in range(2))
-    _dense[(triton.cdiv(count, tiles.rows), parts, heads)](
+    _dense[(ceil_div(count, tiles.rows), parts, heads)](
         queries, queries.stride(1), queries.stride(2),
         keys, keys.stride(1), keys.stride(2),
         values, values.stride(1), values.stride(2),
@@ -93,6 +93,6 @@ def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
         D=dim, ROWS=tiles.rows, KEYS=tiles.keys, AT_ONCE=KEYS_AT_ONCE, STAGES=tiles.stages,
         **tiles.launch,
     )  # fmt: skip
-    joined = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
-    _join[(triton.cdiv(count, JOIN["ROWS"]), heads)](outputs, peaks, sums, joined, count, parts, D=dim, **JOIN)
-    return joined
+    _join[(ceil_div(count, JOIN["ROWS"]), heads)](
+        outputs, peaks, sums, output, output.stride(1), output.stride(2), count, parts, D=dim, **JOIN
+    )

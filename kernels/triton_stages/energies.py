@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..numerics import LOG2_E
+from ..numerics import LOG2_E, ceil_div
 from ..strides import readable
 from ..types import Conditioning
 from .softmax import TO_BASE_2
@@ -101,7 +101,7 @@ def log_denominators(queries: Tensor, keys: Tensor, conditioning: Conditioning, 
     queries, keys, extra = (readable(x) for x in (queries, keys, conditioning.keys))
     batch, heads, tokens, dim = queries.shape
     found = torch.empty(batch, heads, tokens, dtype=torch.float32, device=queries.device)
-    _denominators[(triton.cdiv(tokens, ROWS), batch * heads)](
+    _denominators[(ceil_div(tokens, ROWS), batch * heads)](
         queries, *queries.stride()[:3],
         keys, *keys.stride()[:3],
         extra, *extra.stride()[:3],
@@ -120,7 +120,7 @@ def block_energies(queries: Tensor, keys: Tensor, denominators: Tensor, size: in
     """
     queries, keys = readable(queries), readable(keys)
     batch, heads, tokens, dim = queries.shape
-    count = triton.cdiv(tokens, size)
+    count = ceil_div(tokens, size)
     energies = torch.empty(batch, heads, count, count, dtype=torch.float32, device=queries.device)
     _energies[(count, batch * heads)](
         queries, *queries.stride()[:3],

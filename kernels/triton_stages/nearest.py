@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..counts import label_dtype
+from ..numerics import ceil_div
 from ..tuning import PRECISE, architecture
 from ..types import Clusters
 from .tables import table_size, table_warps
@@ -27,7 +29,7 @@ SCORES = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 # Most dimensions of one product of float32 in three parts, which takes registers.
 DIMS = 32
 # Bytes of the scores from which candidates are chosen.
-CHOICE_BYTES = 64 * 2**20
+CHOICE_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def _nearest_candidate(
 def points(tokens: Tensor, centroids: Tensor, metric: Tensor | None) -> Points:
     """The ``centroids`` ``[B, H, C, D]`` as points for ``tokens``; see the torch stage for the ``metric``."""
     batch, heads, count, dim = centroids.shape
-    padded = triton.cdiv(count, PADDED) * PADDED
+    padded = ceil_div(count, PADDED) * PADDED
     found = Points(
         relative=tokens.new_empty(batch, heads, padded, dim),
         bias=torch.empty(batch, heads, padded, dtype=torch.float32, device=tokens.device),
@@ -221,11 +223,11 @@ def points(tokens: Tensor, centroids: Tensor, metric: Tensor | None) -> Points:
 
 
 def nearest_labels(tokens: Tensor, points: Points) -> Tensor:
-    """Int32 ``[B, H, N]``: the nearest point of every token."""
+    """``[B, H, N]`` in the dtype of labels: the nearest point of every token."""
     batch, heads, length, dim = tokens.shape
     tiles = _nearest_tiles(tokens)
-    labels = torch.empty(batch, heads, length, dtype=torch.int32, device=tokens.device)
-    _nearest[(triton.cdiv(length, tiles["ROWS"]), batch * heads)](
+    labels = torch.empty(batch, heads, length, dtype=label_dtype(points.count), device=tokens.device)
+    _nearest[(ceil_div(length, tiles["ROWS"]), batch * heads)](
         tokens, *tokens.stride()[:3],
         points.relative, points.bias, labels,
         heads, length, points.count, points.bias.shape[2],
@@ -235,11 +237,11 @@ def nearest_labels(tokens: Tensor, points: Points) -> Tensor:
 
 
 def nearest_candidates(tokens: Tensor, points: Points, last: Clusters, candidates: int) -> Tensor:
-    """Int32 ``[B, H, N]``: the nearest of the points that are nearest to each token's ``last`` centroid."""
+    """``[B, H, N]`` in the dtype of labels: the nearest of the points that are nearest to each token's ``last`` centroid."""
     batch, heads, length, dim = tokens.shape
     near = _candidates(last.centroids, points, candidates)
     rows = cut(last, NEAR["ROWS"])
-    labels = torch.empty(batch, heads, length, dtype=torch.int32, device=tokens.device)
+    labels = torch.empty(batch, heads, length, dtype=label_dtype(points.count), device=tokens.device)
     _nearest_candidate[(rows.count, batch * heads)](
         tokens, *tokens.stride()[:3],
         last.order, rows.table,
@@ -258,7 +260,7 @@ def _candidates(last: Tensor, points: Points, candidates: int) -> Tensor:
     # Tables of all pairs of centroids, for as many heads at once as are small beside the inputs.
     at_once = max(1, min(heads, CHOICE_BYTES // (4 * count**2)))
     scores = torch.empty(at_once, count, count, dtype=torch.float32, device=bias.device)
-    tiles = (triton.cdiv(count, SCORES["ROWS"]), triton.cdiv(count, SCORES["COLUMNS"]))
+    tiles = (ceil_div(count, SCORES["ROWS"]), ceil_div(count, SCORES["COLUMNS"]))
     for first in range(0, heads, at_once):
         some = slice(first, first + at_once)
         found = near[some]

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..numerics import ceil_div
 from ..strides import readable
 from ..types import Clusters, SortedKeys
 
@@ -40,7 +41,7 @@ def permute(keys: Tensor, values: Tensor, clusters: Clusters) -> SortedKeys:
     keys, values = readable(keys), readable(values)
     batch, heads, length, dim = keys.shape
     sorted_keys, sorted_values = torch.empty(2, *keys.shape, dtype=keys.dtype, device=keys.device).unbind()
-    _permute[(triton.cdiv(length, PERMUTE["ROWS"]), batch * heads)](
+    _permute[(ceil_div(length, PERMUTE["ROWS"]), batch * heads)](
         keys, *keys.stride()[:3],
         values, *values.stride()[:3],
         clusters.order, sorted_keys, sorted_values,

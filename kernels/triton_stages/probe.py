@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..numerics import LOG2_E
+from ..numerics import LOG2_E, ceil_div
 from ..torch_stages.probe import probe_centroids
 from ..tuning import probe_tiles
 from ..types import Conditioning, Probe, SortedKeys, Summaries, WeightedCentroids
@@ -205,7 +205,7 @@ def probe_tokens(
     # By cluster, then by group: a tile of the kernel holds many groups of one cluster.
     seen = table(heads, count, 4, groups)
     own_values = keys.new_empty(1, heads, groups, count, dim) if weighted else keys.new_empty(0)
-    _probe[(triton.cdiv(groups, tiles.rows), triton.cdiv(count, CLUSTERS_AT_ONCE), heads)](
+    _probe[(ceil_div(groups, tiles.rows), ceil_div(count, CLUSTERS_AT_ONCE), heads)](
         centroids, keys, sorted_keys.values, summaries.value_norms, summaries.value_dots,
         rows.table, rows.bounds,
         seen, own_values,
@@ -217,7 +217,7 @@ def probe_tokens(
     errors, masses, *log_weights = table(3 if weighted else 2, 1, heads, groups, count).unbind()
     log_weights = log_weights[0] if weighted else None
     known = (centroids, summaries.key_means, summaries.value_means, clusters.sizes)
-    _denominators[(triton.cdiv(groups, DENOMINATORS["GROUPS"]), heads)](
+    _denominators[(ceil_div(groups, DENOMINATORS["GROUPS"]), heads)](
         *known,
         conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
         conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
@@ -225,7 +225,7 @@ def probe_tokens(
         scale * LOG2_E, groups, count, conditioning.keys.shape[2],
         D=dim, WEIGHTED=weighted, **DENOMINATORS,
     )  # fmt: skip
-    _relate[(triton.cdiv(count, RELATE["CLUSTERS"]), triton.cdiv(groups, RELATE["GROUPS"]), heads)](
+    _relate[(ceil_div(count, RELATE["CLUSTERS"]), ceil_div(groups, RELATE["GROUPS"]), heads)](
         keys, *known, seen, log_denominators,
         errors, masses, log_weights,
         scale * LOG2_E, groups, count,

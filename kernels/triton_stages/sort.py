@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..numerics import ceil_div
 from .tables import table_size
 
 # Tokens that one program counts, and sorts for itself to put them in their places; tiles whose counts it adds up at once.
@@ -92,7 +93,7 @@ def sort_by_label(labels: Tensor, count: int) -> Sorted:
     """
     batch, heads, tokens = labels.shape
     at_once = INTERPRETED_TOKENS if labels.device.type == "cpu" else TOKENS
-    tiles, size = triton.cdiv(tokens, at_once), table_size(count + 1)
+    tiles, size = ceil_div(tokens, at_once), table_size(count + 1)
     labels = labels.contiguous()
     counts, order, offsets, sizes = (
         torch.empty(batch, heads, length, dtype=torch.int32, device=labels.device) for length in (tiles * count, tokens, count + 1, count)

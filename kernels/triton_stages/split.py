@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..counts import label_dtype
 from ..strides import readable
 from ..types import Clusters
 
@@ -70,9 +71,8 @@ def split(clusters: Clusters, tokens: Tensor, largest: int, count: int) -> Clust
     """The same clusters with those of more than ``largest`` tokens cut into pieces. See the torch stage for the arguments."""
     tokens, offsets = readable(tokens), clusters.offsets.contiguous()
     batch, heads, length, dim = tokens.shape
-    new_offsets, sizes, labels = (
-        torch.empty(batch, heads, entries, dtype=torch.int32, device=tokens.device) for entries in (count + 1, count, length)
-    )
+    new_offsets, sizes = (torch.empty(batch, heads, entries, dtype=torch.int32, device=tokens.device) for entries in (count + 1, count))
+    labels = torch.empty(batch, heads, length, dtype=label_dtype(count), device=tokens.device)
     means, rounded = (torch.empty(batch, heads, count, dim, dtype=kind, device=tokens.device) for kind in (torch.float32, tokens.dtype))
     _split[(count, batch * heads)](
         tokens, *tokens.stride()[:3],

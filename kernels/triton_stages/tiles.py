@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..types import Clusters
+from ..types import Clusters, parts
 
 # Clusters, and tiles of a cluster, that one program looks at together.
 TILES_AT_ONCE = 128
@@ -50,9 +50,10 @@ class RaggedTiles:
         """``[B, H, tiles]``: the end of its cluster: further tiles of the cluster may lie before it."""
         return self.table[..., 2]
 
-    def of_heads(self, heads: slice) -> RaggedTiles:
-        """The tiles of some heads."""
-        return RaggedTiles(self.table[:, heads], None if self.bounds is None else self.bounds[:, heads])
+    def parts(self, heads: int) -> list[RaggedTiles]:
+        """The tiles of so many heads at a time."""
+        tables = parts(self.table, heads)
+        return list(map(RaggedTiles, tables, [None] * len(tables) if self.bounds is None else parts(self.bounds, heads)))
 
 
 @triton.jit
@@ -111,17 +112,19 @@ def cut_in_two(clusters: Clusters, height: int, rest: int) -> tuple[RaggedTiles,
     return _cut_once(clusters, height, rest, 0)
 
 
-def _cut_once(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, RaggedTiles]:
-    """Tiles and rests, of all heads at the first request and remembered with them."""
-    whole, heads = clusters.whole or (clusters, None)
+def _cut_once(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, ...]:
+    """Tiles, and rests where ``rest`` is not 0, of all heads at the first request and remembered with them."""
+    part = clusters.part
+    if part is None:
+        return _launch(clusters, height, rest, fewest)
     key = (_launch, height, rest, fewest)
-    if key not in whole.derived:
-        whole.derived[key] = _launch(whole, height, rest, fewest)
-    tiles, rests = whole.derived[key]
-    return (tiles, rests) if heads is None else (tiles.of_heads(heads), rests.of_heads(heads))
+    if key not in part.whole.derived:
+        cuts = _launch(part.whole, height, rest, fewest)
+        part.whole.derived[key] = list(zip(*(tiles.parts(part.heads) for tiles in cuts)))
+    return part.whole.derived[key][part.number]
 
 
-def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, RaggedTiles]:
+def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, ...]:
     batch, heads, tokens = clusters.labels.shape
     offsets = clusters.offsets.contiguous()
     count = offsets.shape[-1] - 1
@@ -131,10 +134,10 @@ def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[Ra
 
     # Never more: each cluster has at most one tile that is not full, and an empty one has at most that.
     tiles = RaggedTiles(empty(tokens // height + count, 3), empty(count + 1))
-    rests = RaggedTiles(empty(count if rest else 0, 3))
+    rests = RaggedTiles(empty(count, 3)) if rest else None
     _cut[(count + 1, batch * heads)](
-        offsets, tiles.table, tiles.bounds, rests.table,
+        offsets, tiles.table, tiles.bounds, rests.table if rests else None,
         count, tiles.count, fewest,
         HEIGHT=height, REST=rest, AT_ONCE=TILES_AT_ONCE, num_warps=4,
     )  # fmt: skip
-    return tiles, rests
+    return (tiles, rests) if rests else (tiles,)

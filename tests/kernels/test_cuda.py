@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, sparse_attention, tuning
+from svg_ear.kernels.timing import PENDING_CALLS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 LAYOUT = SequenceLayout(range(7, 1500), (range(0, 5), range(1500, 1511)))
@@ -81,9 +82,10 @@ def test_nothing_waits_for_the_gpu():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_warm_call_launches_at_most_90_kernels():
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_warm_call_launches_at_most_90_kernels(batch):
     """In as many chunks of heads as at 480p with 40 heads, where their number is largest."""
-    inputs = [torch.randn(1, 40, 32_760, 128, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
+    inputs = [torch.randn(batch, 40, 32_760, 128, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
     state, timer = ClusterState(), StageTimer()
     for _ in range(2):
         sparse_attention(*inputs, state=state, timer=timer)
@@ -93,6 +95,21 @@ def test_a_warm_call_launches_at_most_90_kernels():
         torch.cuda.synchronize()
     names = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     assert 20 < len(names) <= 90, names
+
+
+def test_stages_of_many_calls_are_timed():
+    inputs = [tensor.cuda() for tensor in clustered(1511, heads=3, dim=128, dtype=torch.bfloat16)]
+    state, timer = ClusterState(), StageTimer()
+    sparse_attention(*inputs, layouts=LAYOUT, state=state)
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    for _ in range(2 * PENDING_CALLS):
+        sparse_attention(*inputs, layouts=LAYOUT, state=state, timer=timer)
+    ended.record()
+    seconds = timer.seconds()
+    assert list(seconds) == ["cluster", "permute", "summarize", "probe", "route", "attend", "conditioning"]
+    # Between two calls is no stage.
+    assert 0.5 < 1000 * sum(seconds.values()) / began.elapsed_time(ended) < 1.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -40,9 +40,9 @@ class Launches(TorchDispatchMode):
 
 
 @pytest.mark.skipif(GPU, reason="test_cuda.py counts kernels")
-@pytest.mark.parametrize("text", [0, 20])
-def test_a_warm_call_makes_few_launches(text):
-    inputs = clustered(130 + text, heads=CHUNKS, dtype=torch.float16)
+@pytest.mark.parametrize(("text", "batch"), [(0, 1), (20, 1), (0, 2)])
+def test_a_warm_call_makes_few_launches(text, batch):
+    inputs = clustered(130 + text, batch=batch, heads=CHUNKS // batch, dtype=torch.float16)
     settings, state = Settings(query_clusters=5, key_clusters=34, kmeans_first=1), ClusterState()
     layout = SequenceLayout(range(text, 130 + text))
 

@@ -39,12 +39,12 @@ def kernels(kind, dim, capability):
     return [
         (
             sort, "_count",
-            {"labels": "*i32", "counts": "*i32"} | ints("tokens", "tiles", "clusters"),
+            {"labels": "*i16", "counts": "*i32"} | ints("tokens", "tiles", "clusters"),
             {"LOG_C": 10, "TOKENS": sort.TOKENS, "num_warps": 4},
         ),
         (
             sort, "_place",
-            {"labels": "*i32", "counts": "*i32", "sizes": "*i32"} | sorting | ints("tokens", "tiles", "clusters"),
+            {"labels": "*i16", "counts": "*i32", "sizes": "*i32"} | sorting | ints("tokens", "tiles", "clusters"),
             {"LOG_C": 10, "TOKENS": sort.TOKENS, "AT_ONCE": sort.TILES_AT_ONCE, "num_warps": 8},
         ),
         (
@@ -59,7 +59,7 @@ def kernels(kind, dim, capability):
         ),
         (
             nearest, "_nearest",
-            x | points | {"labels": "*i32"} | ints("heads", "tokens", "clusters", "padded"),
+            x | points | {"labels": "*i16"} | ints("heads", "tokens", "clusters", "padded"),
             {"D": dim} | nearest_tiles,
         ),
         (
@@ -79,7 +79,8 @@ def kernels(kind, dim, capability):
         ),
         (
             nearest, "_nearest_candidate",
-            x | points | dict.fromkeys(("order", "tiles", "candidates", "labels"), "*i32") | ints("heads", "tokens", "clusters", "padded"),
+            x | points | {"labels": "*i16"} | dict.fromkeys(("order", "tiles", "candidates"), "*i32")
+            | ints("heads", "tokens", "clusters", "padded"),
             {"D": dim, "CANDIDATES": 32} | nearest.NEAR,
         ),
         (
@@ -90,7 +91,8 @@ def kernels(kind, dim, capability):
         (
             split, "_split",
             x | sorting | {"centroids": "*fp32", "means": "*fp32", "rounded": kind}
-            | dict.fromkeys(("new_offsets", "sizes", "labels"), "*i32") | ints("heads", "tokens", "clusters", "count", "largest"),
+            | dict.fromkeys(("new_offsets", "sizes"), "*i32") | {"labels": "*i16"}
+            | ints("heads", "tokens", "clusters", "count", "largest"),
             {"D": dim} | split.SPLIT,
         ),
         (
@@ -161,7 +163,7 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
         ),
         (
             dense, "_join",
-            dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | {"out": kind} | ints("queries", "parts"),
+            dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | rows("out", kind) | ints("queries", "parts"),
             {"D": dim} | dense.JOIN,
         ),
         (

@@ -142,13 +142,18 @@ class TestLayouts:
         again = sparse_attention(q, k, v, layouts=self.layout).output
         assert torch.equal(found[:, :, 20:], again[:, :, 20:])
 
-    def test_batch_items_may_differ(self):
-        q, k, v = clustered(345, batch=2)
-        other = SequenceLayout(range(20, 320), (range(0, 6),))
-        both = sparse_attention(q, k, v, layouts=[self.layout, other]).output
-        for item, layout in enumerate((self.layout, other)):
-            alone = sparse_attention(q[item : item + 1], k[item : item + 1], v[item : item + 1], layouts=layout).output
-            torch.testing.assert_close(both[item : item + 1], alone)
+    # Clustered together where their video lies at the same place, and one by one where it does not.
+    @pytest.mark.parametrize("start", [20, 21])
+    def test_batch_items_may_differ(self, start):
+        q, k, v = clustered(345, batch=3)
+        other = SequenceLayout(range(start, start + 300), (range(0, 6),))
+        layouts, together, alone = [self.layout, other, other], ClusterState(), [ClusterState() for _ in range(3)]
+        for _ in range(2):
+            found = sparse_attention(q, k, v, layouts=layouts, state=together).output
+            for item, (layout, state) in enumerate(zip(layouts, alone)):
+                own = slice(item, item + 1)
+                torch.testing.assert_close(found[own], sparse_attention(q[own], k[own], v[own], layouts=layout, state=state).output)
+        assert [len(kept.key_centroids) for kept in together.items.values()] == ([3] if start == 20 else [1, 2])
 
 
 class TestState:

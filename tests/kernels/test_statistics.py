@@ -7,7 +7,7 @@ from svg_ear.kernels.statistics import Measured, measure
 
 def test_density_counts_pairs():
     case = stages(Settings(density=0.2), tokens=301)
-    found = measure([[Measured.of(case.routing, case.probe, case.groups)]], 301)
+    found = measure([Measured.of(case.routing, case.probe, case.groups)], 1, 301)
     labels = case.groups.labels
     pairs = torch.take_along_dim(case.routing.exact, labels[..., None], dim=2) * case.clusters.sizes[:, :, None]
     torch.testing.assert_close(found.density, (pairs.sum((-1, -2)) / 301**2).float())
@@ -15,7 +15,7 @@ def test_density_counts_pairs():
 
 def test_estimated_error_is_measured_at_the_centroids():
     case = stages(Settings(density=0.0, weighted_centroids=False), tokens=301, group_count=7, key_count=1)
-    found = measure([[Measured.of(case.routing, case.probe, case.groups)]], 301).estimated_error
+    found = measure([Measured.of(case.routing, case.probe, case.groups)], 1, 301).estimated_error
     rows = case.probe.errors.sum(-1)
     norms, sizes = case.probe.output_norms, case.groups.sizes
     torch.testing.assert_close(found, ((rows * sizes).sum(-1) / (norms * sizes).sum(-1)).sqrt().float())

@@ -13,7 +13,7 @@ from svg_ear.kernels.tuning import Tiles
 
 from benchmarks import results
 from benchmarks.speed import bench as speed
-from benchmarks.speed import compilation
+from benchmarks.speed import compilation, enqueue
 from benchmarks.speed import methods as speed_methods
 from benchmarks.speed import rows as speed_rows
 from benchmarks.speed.bars import bars, break_even
@@ -329,6 +329,24 @@ def test_the_first_call_and_other_lengths_are_timed(monkeypatch):
     assert [bar.passed for bar in compilation.compilation_bars(rows)] == [True, True]
     rows[1]["kernels_specialised"] = 2
     assert compilation.compilation_bars(rows)[1].passed is False
+
+
+def test_what_a_call_asks_of_the_host_is_measured(monkeypatch):
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+    for name in ("memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    monkeypatch.setattr(enqueue, "CASES", ((1, SMALL), (2, SMALL)))
+    monkeypatch.setattr(enqueue, "CALLS", 2)
+    # Microseconds of each: torch without CUDA has no profiler for them.
+    monkeypatch.setattr(enqueue, "_kernels", lambda call, device: [2.0, 3.0])
+    rows = enqueue.measure_enqueueing(Settings(), "structured", CPU, lambda text: None)
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert all(float(row["host_ms"]) >= float(row["least_host_ms"]) > 0 for row in rows)
+    assert [(row["kernels"], row["busy_ms"]) for row in rows] == [(2, "0.005")] * 2
+    rows[0] |= {"host_ms": "3.01", "kernels": 91}
+    rows[1] |= {"host_ms": "2.9"}
+    assert [bar.passed for bar in enqueue.enqueueing_bars(rows)] == [False, False, True, True]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this is about machines without a GPU")
