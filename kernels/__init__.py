@@ -2,6 +2,7 @@
 
 from .device import unavailable_reason
 from .pipeline import sparse_attention
+from .preparation import Preparation, prepare
 from .settings import BlockRouting, SequenceLayout, Settings
 from .state import ClusterState
 from .timing import StageTimer
@@ -11,11 +12,13 @@ __all__ = [
     "AttentionResult",
     "BlockRouting",
     "ClusterState",
+    "Preparation",
     "RoutedHeads",
     "SequenceLayout",
     "Settings",
     "StageTimer",
     "Statistics",
+    "prepare",
     "sparse_attention",
     "unavailable_reason",
 ]

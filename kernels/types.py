@@ -66,7 +66,7 @@ class Clusters:
     @cached_property
     def offsets(self) -> Tensor:
         """Integer ``[B, H, C + 1]``: the sorted members of cluster ``j`` are ``order[offsets[j]:offsets[j + 1]]``."""
-        return pad(self.sizes.cumsum(-1), (1, 0))
+        return pad(self.sizes.cumsum(-1, dtype=self.sizes.dtype), (1, 0))
 
 
 @dataclass(frozen=True)

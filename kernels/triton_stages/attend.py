@@ -18,7 +18,7 @@ from .tiles import cut, cut_in_two
 
 @triton.jit(
     do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "own_row"],
-    do_not_specialize_on_alignment=["order", "tiles"],
+    do_not_specialize_on_alignment=["weights", "order", "tiles"],
 )
 def _attend(
     tiles,

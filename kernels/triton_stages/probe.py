@@ -24,7 +24,7 @@ RELATE = {"GROUPS": 32, "CLUSTERS": 32, "num_warps": 4, "num_stages": 1}
 
 @triton.jit(
     do_not_specialize=["scale", "groups", "clusters", "keys", "tile_count", "clusters_at_once"],
-    do_not_specialize_on_alignment=["tiles", "tile_bounds"],
+    do_not_specialize_on_alignment=["norms", "dots", "tiles", "tile_bounds"],
 )
 def _probe(
     centroids, k, v, norms, dots,
@@ -93,7 +93,10 @@ def _probe(
                 tl.store(p_own, b_own.to(own_values.dtype.element_ty), m_row[:, None])
 
 
-@triton.jit(do_not_specialize=["scale", "groups", "clusters", "extra"], do_not_specialize_on_alignment=["sizes"])
+@triton.jit(
+    do_not_specialize=["scale", "groups", "clusters", "extra"],
+    do_not_specialize_on_alignment=["sizes", "log_denominators", "output_norms"],
+)
 def _denominators(
     centroids, key_means, value_means, sizes,
     extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row,
@@ -143,7 +146,10 @@ def _denominators(
     tl.store(output_norms + i_h * groups + o_g, tl.sum(b_out * b_out, 1), m_g)
 
 
-@triton.jit(do_not_specialize=["scale", "groups", "clusters"], do_not_specialize_on_alignment=["sizes"])
+@triton.jit(
+    do_not_specialize=["scale", "groups", "clusters"],
+    do_not_specialize_on_alignment=["sizes", "log_denominators", "errors", "masses", "log_weights"],
+)
 def _relate(
     keys, centroids, key_means, value_means, sizes, seen, log_denominators,
     errors, masses, log_weights,

@@ -62,7 +62,7 @@ def _first_above(b_sorted, b_value, LOG_C: tl.constexpr, SLOTS: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=["clusters", "groups", "capacity", "budget", "floor", "tokens"],
-    do_not_specialize_on_alignment=["offsets"],
+    do_not_specialize_on_alignment=["priorities", "errors", "offsets", "shares", "skipped"],
 )
 def _select(
     priorities, errors, offsets, budgets,

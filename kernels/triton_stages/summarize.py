@@ -11,7 +11,7 @@ from ..types import SortedKeys, Summaries
 SUMMARIZE = {"ROWS": 32, "STAGES": 3, "num_warps": 4}
 
 
-@triton.jit(do_not_specialize=["tokens", "clusters"], do_not_specialize_on_alignment=["offsets"])
+@triton.jit(do_not_specialize=["tokens", "clusters"], do_not_specialize_on_alignment=["offsets", "norms", "dots"])
 def _summarize(
     v, offsets, means, log_sizes, norms, dots,
     tokens, clusters,

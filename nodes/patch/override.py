@@ -24,6 +24,7 @@ from .identity import require_grid, require_model
 from .lengths import Lengths
 from .memory import is_out_of_memory
 from .options import Options
+from .preparation import Preparations
 from .schedule import Schedule
 from .sequence import find_architecture, video_grid
 from .state import StateKey, StateStore
@@ -33,8 +34,8 @@ logger = logging.getLogger("svg_ear")
 
 OVERRIDE = "optimized_attention_override"
 EVALUATION = "svg_ear"
-# Device types and settings that have had a call in this process.
-_PREPARED = set()
+# What is compiled in this process, whoever compiled it.
+_PREPARATIONS = Preparations()
 
 
 class Patch:
@@ -197,6 +198,7 @@ class Patch:
         self._report(found, evaluation.block or evaluation.named_block(transformer_options), evaluation.step)
         if found not in reasons.SCHEDULED:
             return dense()
+        self._compile_ahead(call, evaluation)
         with self.run.timer.dense(call.q.device, call.shape).stage("dense", call.q.device):
             return dense()
 
@@ -211,11 +213,10 @@ class Patch:
             blocks = self.profile.routing(evaluation.block.site, evaluation.sigma, call.q.device)
             if blocks is None:
                 return reasons.NOT_CALIBRATED
+        self._wait_for_kernels(call, key, blocks)
         place = evaluation.place(evaluation.block, key.layouts[0], call.shape[0])
         # Blocks that share a number with another one (VACE) have no maps of their own.
         observe = self.run.trace.observer(place, call.heads) if key.ordinal == 0 or key.block_index is None else None
-        if first := self._first_on(call.q.device):
-            self.tell("Preparing kernels, once")
         state = self.states.get(key, evaluation.step)
         try:
             result = kernels.sparse_attention(
@@ -235,18 +236,20 @@ class Patch:
                 raise
             self.states.clear(call.q.device)
             return reasons.OUT_OF_MEMORY
-        if first:
-            self.tell("Running")
         self.run.count_sparse(result.statistics, place)
         return call.arrange(result.output)
 
-    def _first_on(self, device: torch.device) -> bool:
-        """Whether no call has run on ``device`` with these settings yet, so that kernels may have to be compiled."""
-        prepared = (device.type, self.settings)
-        if device.type == "cpu" or prepared in _PREPARED:
-            return False
-        _PREPARED.add(prepared)
-        return True
+    def _compile_ahead(self, call: AttentionCall, evaluation: Evaluation) -> None:
+        """Begin to compile for the sparse calls to come, beside a call that the schedule keeps dense."""
+        layouts = evaluation.layouts(call.tokens, call.mask)
+        # A calibration may know nothing of the step of this call; then the first sparse one begins it.
+        if self.profile is None and any(step >= evaluation.step for step in evaluation.sparse_steps):
+            _PREPARATIONS.begin(call, layouts, self.settings, None, self.options.memory_limit())
+
+    def _wait_for_kernels(self, call: AttentionCall, key: StateKey, blocks: kernels.BlockRouting | None) -> None:
+        """Have the kernels of a sparse call ready."""
+        _PREPARATIONS.begin(call, key.layouts, self.settings, blocks, self.options.memory_limit())
+        self.run.timer.wait_for_kernels(_PREPARATIONS.finish(key.device, self.tell))
 
     def _report(self, reason: Reason, block: Block | None = None, step: int = 0) -> None:
         """Note why a call, or a whole evaluation, stayed dense, and refuse that in strict mode."""

@@ -19,7 +19,7 @@ class RunTimes:
     Attributes:
         stages: of the sparse calls by stage, first calls left out.
         sparse: of all sparse calls, as if the first of each kind had been like the others.
-        once: what the first calls took more than the others, in which kernels are compiled.
+        once: what happens but once: waiting for kernels that are compiled, and what the first calls took more than the others.
         dense: what dense attention would have taken in their place, from the dense calls of the same shape that were timed.
         dense_steps: of the evaluations of the model in the dense steps, on the device where they took longest.
         devices: how many worked at the same time.
@@ -50,6 +50,7 @@ class RunTimer:
         self._sparse = _Kinds()
         self._dense = _Kinds()
         self._steps: dict[torch.device, StageTimer] = {}
+        self._waited = 0.0
         self._lock = threading.Lock()
 
     def sparse(self, device: torch.device, shape: Hashable, kind: Hashable) -> StageTimer:
@@ -65,6 +66,11 @@ class RunTimer:
         with self._lock:
             return self._steps.setdefault(device, StageTimer())
 
+    def wait_for_kernels(self, seconds: float) -> None:
+        """Count time in which nothing ran because kernels were being compiled."""
+        with self._lock:
+            self._waited += seconds
+
     def finish(self) -> RunTimes:
         """All times; waits for the devices."""
         steps = [sum(timer.seconds().values()) for timer in self._steps.values()]
@@ -77,7 +83,7 @@ class RunTimer:
         return RunTimes(
             stages=stages,
             sparse=sum(count * seconds for count, seconds in usual.values()) if usual else None,
-            once=once,
+            once=once + self._waited,
             dense=dense,
             dense_steps=max(steps, default=None),
             devices=len({device for device, _ in usual}) or 1,

@@ -4,8 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
-from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, sparse_attention, tuning
+from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, prepare, sparse_attention, tuning
+from svg_ear.kernels.hollow import HollowCall
 from svg_ear.kernels.timing import PENDING_CALLS
+
+from benchmarks.speed.measure import compilations
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 LAYOUT = SequenceLayout(range(7, 1500), (range(0, 5), range(1500, 1511)))
@@ -67,6 +70,39 @@ def test_every_choice_of_tiles_gives_what_torch_gives(tiles):
     finally:
         tuning.use(DEVICE)
     assert relative_error(fused, plain) < 2 * rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("settings", "layout"), [(Settings(), None), (Settings(budget="top-p"), LAYOUT), (Settings(method="svg2"), None)])
+def test_no_call_compiles_what_was_prepared(settings, layout, dtype):
+    inputs = [tensor.cuda() for tensor in clustered(1511, batch=2, heads=3, dim=128, dtype=dtype)]
+    for launch in HollowCall.like(*inputs, settings, layout, None, None).launches():
+        # What earlier tests compiled.
+        launch.kernel.device_caches.clear()
+    with compilations() as ahead:
+        preparation = prepare(*inputs, settings, layouts=layout)
+        preparation.wait()
+    assert not preparation.errors and len(ahead) == len(preparation.kernels) > 15
+    with compilations() as late:
+        state = ClusterState()
+        for _ in range(2):
+            sparse_attention(*inputs, settings, layouts=layout, state=state)
+    assert not late
+
+
+def test_kernels_are_prepared_while_other_work_runs():
+    """Nothing of the device is held, and what the calls give is what they give without."""
+    inputs = [tensor.cuda() for tensor in clustered(1511, heads=3, dim=128, dtype=torch.bfloat16)]
+    expected = sparse_attention(*inputs).output
+    for launch in HollowCall.like(*inputs, Settings(), None, None, None).launches():
+        launch.kernel.device_caches.clear()
+    before = torch.cuda.memory_allocated()
+    preparation = prepare(*inputs)
+    while not preparation.has_ended:
+        dense = F.scaled_dot_product_attention(*inputs)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() - before == dense.untyped_storage().nbytes()
+    assert torch.equal(sparse_attention(*inputs).output, expected)
 
 
 def test_nothing_waits_for_the_gpu():

@@ -1,0 +1,134 @@
+"""What is compiled ahead is what calls then launch."""
+
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import pytest
+import torch
+from kernel_inputs import clustered
+from svg_ear.kernels import BlockRouting, ClusterState, SequenceLayout, Settings, prepare, sparse_attention
+from svg_ear.kernels.hollow import HollowCall
+from triton_cases import GPU, arranged
+
+pytest.importorskip("triton")
+from svg_ear.kernels.triton_stages.launches import recorded_launches
+from svg_ear.kernels.triton_stages.sort import sort_by_label
+from triton._C.libtriton import native_specialize_impl
+from triton.backends.nvidia.compiler import CUDABackend
+from triton.runtime.jit import KernelInterface
+
+pytestmark = pytest.mark.skipif(GPU, reason="test_cuda.py counts what is compiled in a call")
+TOKENS, HEADS = 130, 3
+TEXT = SequenceLayout(range(TOKENS), (range(TOKENS, TOKENS + 7),))
+MASKED = SequenceLayout(range(5, TOKENS), (range(2, 5), range(TOKENS, TOKENS + 7)))
+COUNTS = {"query_clusters": 5, "key_clusters": 34, "kmeans_first": 2}
+
+
+def variant(kernel, arguments, options):
+    """What Triton compiles for a launch on an NVIDIA GPU, in the words of Triton itself."""
+    parameters = inspect.signature(kernel.fn).parameters
+    given = dict(zip(parameters, arguments)) | options
+    found = [kernel.fn.__qualname__, kernel.fn.__module__]
+    # Triton tells the options of a launch apart by their order, too.
+    for name, value in [(name, given.pop(name)) for name in parameters] + list(given.items()):
+        if name not in parameters or "constexpr" in str(parameters[name].annotation):
+            found.append((name, value))
+        else:
+            specialize = name not in (kernel.kwargs["do_not_specialize"] or ())
+            align = name not in (kernel.kwargs["do_not_specialize_on_alignment"] or ())
+            found.append((name, native_specialize_impl(CUDABackend, value, False, specialize, align)))
+    return str(found)
+
+
+@contextmanager
+def noted_launches():
+    """The variants of kernels that are launched in the block, without making them: what they would write is zero."""
+    variants = set()
+
+    def noting(kernel, grid):
+        return lambda *arguments, **options: variants.add(variant(kernel, arguments, options))
+
+    with (
+        patch.object(KernelInterface, "__getitem__", noting),
+        patch.object(torch, "empty", torch.zeros),
+        patch.object(torch.Tensor, "new_empty", torch.Tensor.new_zeros),
+    ):
+        yield variants
+
+
+def by_blocks(settings, repeating=(), labelled=False):
+    """Blocks of 64 tokens of which each attends to itself."""
+    exact = torch.eye(3, dtype=torch.bool).expand(HEADS, 3, 3).clone()
+    labels = (torch.arange(TOKENS, dtype=torch.int32) // 64).expand(HEADS, -1).contiguous() if labelled else None
+    return settings, {"blocks": BlockRouting(exact, 64, repeating, labels)}
+
+
+CALLS = {
+    "plain": (Settings(**COUNTS), {}),
+    "batch": (Settings(**COUNTS), {"batch": 2}),
+    "text": (Settings(**COUNTS), {"layouts": TEXT}),
+    "masked text": (Settings(**COUNTS), {"layouts": [MASKED, MASKED], "batch": 2, "arrangement": "tokens first"}),
+    "one chunk": (Settings(**COUNTS), {"arrangement": "apart", "memory_limit": None}),
+    "not always anew": (Settings(**COUNTS, density=0.3, recluster_every=3), {}),
+    "as published": (Settings(**COUNTS, kmeans_candidates=0, weighted_centroids=False, key_metric=False), {}),
+    "top-p": (Settings(**COUNTS, budget="top-p", min_share=0.1), {}),
+    "svg2": (Settings(**COUNTS, method="svg2"), {"layouts": TEXT}),
+    "calibrated": by_blocks(Settings(method="calibrated")),
+    "calibrated, repeating": by_blocks(Settings(method="calibrated", compensate=False), (1,), True),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_a_first_and_later_calls_launch_just_what_was_found_without_data(name, dtype):
+    settings, options = CALLS[name]
+    call = {"layouts": None, "blocks": None, "memory_limit": 1} | options
+    batch, arrangement = call.pop("batch", 1), call.pop("arrangement", "heads first")
+    tokens = TOKENS if call["layouts"] is None else TOKENS + 10
+    inputs = [arranged(tensor, arrangement) for tensor in clustered(tokens, batch, HEADS, dtype=dtype)]
+    found = HollowCall.like(*inputs, settings, **call).launches()
+    state = ClusterState()
+    with noted_launches() as launched:
+        for _ in range(2 + settings.recluster_every):
+            sparse_attention(*inputs, settings, **call, state=state, implementation="triton")
+    assert {variant(launch.kernel, launch.arguments, dict(launch.options)) for launch in found} == launched
+
+
+def test_a_misaligned_input_is_compiled_for():
+    """Whether tensors begin at a multiple of 16 bytes is a part of what is compiled."""
+    whole = [torch.zeros(1, 2, 65, 64, dtype=torch.float16).flatten() for _ in range(3)]
+    call = {"settings": Settings(), "layouts": None, "blocks": None, "memory_limit": None}
+    places = ({}, {})
+    for behind, place in zip((0, 1), places):
+        inputs = [memory[behind : behind + 2 * 64 * 64].view(1, 2, 64, 64) for memory in whole]
+        launches = HollowCall.like(*inputs, **call).launches()
+        place.update((launch.kernel.fn.__name__, launch.arguments[0]) for launch in launches)
+    assert [place["_nearest"].address for place in places] == [0, 2]
+
+
+def test_only_the_launches_of_one_thread_are_recorded():
+    labels = torch.tensor([[[2, 0, 1, 0]]], dtype=torch.int32)
+    with ThreadPoolExecutor(1) as threads, recorded_launches() as found:
+        elsewhere = threads.submit(sort_by_label, labels, 3).result().order
+        sort_by_label(labels, 3)
+    assert elsewhere.tolist() == [[[1, 3, 2, 0]]]
+    assert [launch.kernel.fn.__name__ for launch in found] == ["_count", "_place"]
+    assert sort_by_label(labels, 3).order.tolist() == [[[1, 3, 2, 0]]]
+
+
+def test_nothing_is_prepared_on_a_cpu():
+    with pytest.raises(ValueError, match="on a CPU"):
+        prepare(*clustered(40))
+
+
+@pytest.mark.parametrize("text", [0, 77])
+def test_no_number_of_tokens_heads_or_chunks_needs_a_kernel_of_its_own(text):
+    found = []
+    for tokens, heads, memory_limit in ((32_760, 4, None), (32_760, 3, 1), (27_281, 5, None), (75_600, 1, None), (47_033, 3, 2**28)):
+        inputs = [torch.empty(1, text + tokens, heads, 128, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3)]
+        layout = SequenceLayout(range(text, text + tokens), (range(text),))
+        launches = HollowCall.like(*inputs, Settings(), layout, None, memory_limit).launches()
+        found.append({variant(launch.kernel, launch.arguments, dict(launch.options)) for launch in launches})
+    assert all(variants == found[0] for variants in found), [variants ^ found[0] for variants in found]
