@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .inputs import refuse_unknown
 from .recording.record import RunRecord, find_run
+from .recording.words import on_node
 from .showing.compare import Closeness, comparison, side_by_side
 
 
@@ -50,7 +51,7 @@ class SVGEARCompare(io.ComfyNode):
         refuse_unknown(cls, unknown)
         runs = _run(dense_model, dense_latent), _run(sparse_model, sparse_latent)
         line, text = comparison(Closeness.of(dense, sparse), *runs)
-        return io.NodeOutput(text, side_by_side(dense, sparse), ui={"text": [text], "status": [line]})
+        return io.NodeOutput(text, side_by_side(dense, sparse), ui=on_node(text, line))
 
 
 def _run(model, latent: dict | None) -> RunRecord | None:

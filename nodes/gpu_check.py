@@ -21,6 +21,7 @@ from .inputs import refuse_unknown
 from .patch.findings import Card, Findings
 from .patch.findings_file import PLACE, dense_attention, findings_path, found_on, write
 from .patch.patching import tell
+from .recording.words import on_node
 from .showing.gpu_check import gpu_check_figure
 
 PICTURE_WIDTH = 1400
@@ -74,7 +75,8 @@ class SVGEARGPUCheck(io.ComfyNode):
         device = comfy.model_management.get_torch_device()
         reason = "there is no GPU here" if device.type == "cpu" else kernels.unavailable_reason(device)
         if reason is not None:
-            return _shown(f"Nothing to check: {reason}.", f"Nothing to check: {reason}.", None)
+            nothing = f"Nothing to check: {reason}."
+            return _shown(nothing, nothing, None)
         if device.index is None:
             device = torch.device(device.type, torch.cuda.current_device())
         # Models that are loaded take memory that long sequences need.
@@ -125,4 +127,4 @@ def _progress(node_id) -> Callable[[float, str], None]:
 
 def _shown(text: str, line: str, findings: Findings | None) -> io.NodeOutput:
     picture = numpy.asarray(gpu_check_figure(findings, line, PICTURE_WIDTH), dtype=numpy.float32) / 255
-    return io.NodeOutput(text, torch.from_numpy(picture)[None], ui={"text": [text], "status": [line]})
+    return io.NodeOutput(text, torch.from_numpy(picture)[None], ui=on_node(text, line))

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from .inputs import refuse_unknown
 from .recording.record import find_run
 from .recording.summary import report, status, warnings
+from .recording.words import on_node
 
 
 class SVGEARReport(io.ComfyNode):
@@ -35,4 +36,4 @@ class SVGEARReport(io.ComfyNode):
         text = report(found)
         # A warning is said once, at the top of the text.
         line = status(found.run) if found.run and not warnings(found.run) else ""
-        return io.NodeOutput(text, ui={"text": [text], "status": [line]})
+        return io.NodeOutput(text, ui=on_node(text, line))

@@ -11,7 +11,7 @@ from .calibrating.gathering import find_calibration, what_is_missing
 from .calibrating.profiles import FOLDER, models_folder, path_to_write, save, taken
 from .inputs import refuse_unknown
 from .patch.findings import pack_version
-from .recording.words import counted
+from .recording.words import Joined, Text, counted, on_node
 
 
 class SVGEARSaveCalibration(io.ComfyNode):
@@ -92,27 +92,34 @@ class SVGEARSaveCalibration(io.ComfyNode):
             raise ValueError("this MODEL gathers nothing: connect the MODEL of SVG-EAR Calibrate, or of a node behind it")
         path, calibration = path_to_write(name), patch.calibration
         if calibration.runs < runs:
-            text = "\n".join(filter(None, (what_is_missing(patch, runs), taken(path, overwrite, calibration))))
+            lines = [what_is_missing(patch, runs), taken(path, overwrite, calibration)]
         else:
             written = save(path, calibration, patch.found(), overwrite, made_by=f"svg-ear {pack_version()}", largest=largest_mb * 10**6)
-            text = summary(written, path)
-        return io.NodeOutput(text, ui={"text": [text], "status": [text.splitlines()[0]]})
+            lines = summary(written, path)
+        text = Joined("\n", filter(None, lines))
+        return io.NodeOutput(text, ui=on_node(text, lines[0]))
 
 
-def summary(profile: Profile, path: Path) -> str:
-    """What a calibration is of, in words."""
+def summary(profile: Profile, path: Path) -> list[str]:
+    """What a calibration is of, in words, line by line."""
     grid = " x ".join(map(str, profile.grid))
     place, size = path.relative_to(models_folder()).as_posix(), path.stat().st_size
     takes = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
     shapes = ", ".join(f"{name} {share:.0%}" for name, share in profile.shape_shares().items())
-    return "\n".join(
-        (
-            f"Saved models/{FOLDER}/{place}, {takes}, from {counted(profile.prompts, 'run')}",
-            f"Model: {profile.model.architecture}, {profile.model.layers} layers, {profile.model.heads} heads of {profile.model.head_dim}",
-            f"Video: {grid} tokens (frames x rows x columns)",
-            f"Steps: {len(profile.sigmas)} of {profile.steps}, noise levels {profile.sigmas[0]:.3g} to {profile.last_sigma:.3g}",
-            f"Kept: {profile.budget}",
-            f"Computed: {profile.density:.1%} of the pairs; {profile.repeats.mean():.1%} of the heads repeat",
-            f"Shapes of blocks: {shapes}",
-        )
-    )
+    model = {
+        "model": profile.model.architecture,
+        "layers": profile.model.layers,
+        "heads": profile.model.heads,
+        "dim": profile.model.head_dim,
+    }
+    noise = {"first": f"{profile.sigmas[0]:.3g}", "last": f"{profile.last_sigma:.3g}"}
+    computed = {"density": f"{profile.density:.1%}", "repeating": f"{profile.repeats.mean():.1%}"}
+    return [
+        Text("Saved {file}, {size}, from {runs}", file=f"models/{FOLDER}/{place}", size=takes, runs=counted(profile.prompts, "run")),
+        Text("Model: {model}, {layers} layers, {heads} heads of {dim}", **model),
+        Text("Video: {grid} tokens (frames x rows x columns)", grid=grid),
+        Text("Steps: {looked_at} of {steps}, noise levels {first} to {last}", looked_at=len(profile.sigmas), steps=profile.steps, **noise),
+        Text("Kept: {budget}", budget=profile.budget),
+        Text("Computed: {density} of the pairs; {repeating} of the heads repeat", **computed),
+        Text("Shapes of blocks: {shapes}", shapes=shapes),
+    ]

@@ -18,9 +18,9 @@ from ..patch.schedule import Schedule
 from ..patch.state import StateKey
 from ..recording.reasons import Reason
 from ..recording.summary import cause
-from ..recording.words import counted
+from ..recording.words import Joined, Text, counted
 
-LENGTH_CHANGES = (
+LENGTH_CHANGES = Text(
     "Not gathered: the number of tokens changes within the run, as in context windows of different lengths. Switch causal_window_fix of "
     "the context windows off and make all windows of one length, or calibrate without them."
 )
@@ -40,7 +40,7 @@ class CalibratingPatch(Patch):
         trouble: why the last run was not counted, None when it was.
     """
 
-    name = "SVG-EAR Calibrate"
+    name = Text("SVG-EAR Calibrate")
 
     def __init__(self, calibration: Calibration, min_tokens: int, tell: Callable[[str], None] = lambda text: None):
         super().__init__(Options(dense_first_steps=0, dense_blocks="", min_tokens=min_tokens, recording=RecordingOptions(limit_mb=0)), tell)
@@ -70,7 +70,11 @@ class CalibratingPatch(Patch):
             self.recorder.add(record)
             # After an error or an interrupt that is the reason, which the user knows.
             self.trouble = (
-                None if counts or not record.completed else LENGTH_CHANGES if self._changes else f"Not looked at: {cause(record)}"
+                None
+                if counts or not record.completed
+                else LENGTH_CHANGES
+                if self._changes
+                else Text("Not looked at: {cause}", cause=cause(record))
             )
         if self.trouble and not self._changes:
             self._warn(self.trouble)
@@ -140,8 +144,11 @@ def find_calibration(model) -> CalibratingPatch | None:
 
 def what_is_missing(patch: CalibratingPatch, runs: int) -> str:
     """Why there are fewer than ``runs`` runs, and what to do."""
-    text = f"{patch.calibration.runs} of {counted(runs, 'run')} gathered. "
     later = patch.recorder.taken_over_by
-    if later:
-        return f"{text}A later node took over: bypass the {later} behind SVG-EAR Calibrate, and queue again."
-    return text + (patch.trouble or "Queue again with another prompt and seed.")
+    what = (
+        Text("A later node took over: bypass the {node} behind SVG-EAR Calibrate, and queue again.", node=later)
+        if later
+        else patch.trouble or Text("Queue again with another prompt and seed.")
+    )
+    gathered = Text("{gathered} of {runs} gathered.", gathered=patch.calibration.runs, runs=counted(runs, "run"))
+    return Joined(" ", (gathered, what))

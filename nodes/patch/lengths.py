@@ -8,6 +8,7 @@ import torch
 
 from ...kernels.settings import CALIBRATED
 from ...kernels.tuning import architecture, use
+from ..recording.words import Text
 from .findings import Findings
 from .findings_file import found_on
 from .options import AUTOMATIC, Options
@@ -59,8 +60,8 @@ class Lengths:
     def _automatic(self, found: Findings | None, device: torch.device, heads: int) -> Least:
         cautious = cautious_tokens(device)
         if found is None or not found.heads:
-            return Least(cautious, "a cautious number for this device; SVG-EAR GPU Check finds a better one")
-        return Least(found.least_tokens(heads, self._density(found), cautious), "found by SVG-EAR GPU Check")
+            return Least(cautious, Text("a cautious number for this device; SVG-EAR GPU Check finds a better one"))
+        return Least(found.least_tokens(heads, self._density(found), cautious), Text("found by SVG-EAR GPU Check"))
 
     def _density(self, found: Findings) -> float:
         """The share of pairs that calls compute; where it depends on the content, the most that was measured."""

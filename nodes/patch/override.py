@@ -16,6 +16,7 @@ from ..recording.reasons import Reason, StrictModeError
 from ..recording.record import Recorder, Run
 from ..recording.size import VideoSize
 from ..recording.summary import UNRELATED, headline, status
+from ..recording.words import Text
 from .call import AttentionCall
 from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
@@ -47,7 +48,7 @@ class Patch:
     """
 
     # The node that makes such patches.
-    name = "SVG-EAR Sparse Attention"
+    name = Text("SVG-EAR Sparse Attention")
 
     def __init__(self, options: Options, tell: Callable[[str], None] = lambda text: None):
         """``tell`` shows a line of text on the node."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .words import Text
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -132,7 +134,9 @@ OUT_OF_MEMORY = Reason(
 
 def unknown_architecture(model_class: str) -> Reason:
     """:data:`UNKNOWN_ARCHITECTURE` of a certain model."""
-    return replace(UNKNOWN_ARCHITECTURE, sentence=f"The model ({model_class}) is not one whose tokens SVG-EAR understands.")
+    return replace(
+        UNKNOWN_ARCHITECTURE, sentence=Text("The model ({model}) is not one whose tokens SVG-EAR understands.", model=model_class)
+    )
 
 
 # What only the user's schedule keeps dense: such calls could run sparse as they are.

@@ -15,7 +15,7 @@ from .reasons import Reason
 from .size import VideoSize
 from .times import RunTimer, RunTimes
 from .trace import MapChoice, Place, Trace, TraceRecord
-from .words import counted
+from .words import Text, counted
 
 # Attachment of a patched MODEL under which the Recorder is found.
 ATTACHMENT = "svg_ear"
@@ -149,13 +149,17 @@ class Run:
             trace, means, not_finite = self.trace.finish()
             times = self.timer.finish()
             if not_finite:
-                some = counted(not_finite, "of the sparse calls was", "of the sparse calls were")
                 self.warn(
-                    f"{some} not finite (NaN or infinite): the model's own numbers overflow. Choose another compute type for the model; "
-                    "these calls are left out of all means."
+                    Text(
+                        "{calls} not finite (NaN or infinite): the model's own numbers overflow. Choose another compute type for the "
+                        "model; these calls are left out of all means.",
+                        calls=counted(not_finite, "of the sparse calls was", "of the sparse calls were"),
+                    )
                 )
             if not all(part.isfinite().all() for part in streams(result)):
-                self.warn("The resulting latent is not finite (NaN or infinite) everywhere: choose another compute type for the model.")
+                self.warn(
+                    Text("The resulting latent is not finite (NaN or infinite) everywhere: choose another compute type for the model.")
+                )
         # What was recorded is on the device until here.
         self.trace, self.timer = Trace(), RunTimer()
         tokens, size, min_tokens, origin = self._seen or (None, None, 0, "")

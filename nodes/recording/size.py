@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .words import Text, counted
+
 
 @dataclass(frozen=True)
 class VideoSize:
@@ -31,9 +33,10 @@ class VideoSize:
     def tokens(self) -> int:
         return math.prod(self.grid)
 
-    def __str__(self):
+    def in_words(self) -> Text:
+        """Pixels and frames."""
         frames, height, width = ((count - 1) * step + 1 if axis == 0 else count * step for axis, (count, step) in enumerate(self._axes))
-        return f"{width} x {height}, {frames} frame{'' if frames == 1 else 's'}"
+        return Text("{width} x {height}, {frames}", width=width, height=height, frames=counted(frames, "frame"))
 
     def reaching(self, tokens: int) -> tuple[VideoSize, VideoSize]:
         """The smallest sizes of at least ``tokens`` tokens: one of as many frames, one of the same resolution."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .reasons import CROSS_ATTENTION, FULL_PRECISION, OTHER_STREAM, SHORT_SEQUENCE, TOKEN_REFINER, Reason
 from .record import Found, RunRecord
-from .words import counted, duration
+from .words import Joined, Text, counted, duration
 
 # What says nothing about why the video's own attention did not run sparse.
 UNRELATED = (CROSS_ATTENTION, FULL_PRECISION, OTHER_STREAM, TOKEN_REFINER)
 
-NEVER_CALLED = (
+NEVER_CALLED = Text(
     "the attention override was never called. The model may bring its own attention, a cache may have skipped "
     "every step, or the MODEL of this report is not the one that the sampler used."
 )
@@ -18,39 +18,39 @@ NEVER_CALLED = (
 def status(run: RunRecord) -> str:
     """The run in a few words, for the node: what went wrong comes first."""
     if not run.completed:
-        return "Stopped early"
+        return Text("Stopped early")
     if not run.sparse_calls:
-        return f"{_cause_name(run)}: nothing ran sparse"
+        return Text("{cause}: nothing ran sparse", cause=_cause_name(run))
     parts = [counted(len(run.warnings), "warning")] if run.warnings else []
-    parts.append(f"{run.sparse_calls} of {_video_calls(run)} calls sparse")
+    parts.append(Text("{sparse} of {calls} calls sparse", sparse=run.sparse_calls, calls=_video_calls(run)))
     saved = run.times.saved
     if saved is not None and saved >= 0:
-        parts.append(f"saved {duration(saved)} of {duration(run.seconds + saved)}")
+        parts.append(Text("saved {time} of {dense}", time=duration(saved), dense=duration(run.seconds + saved)))
     elif saved is not None:
-        parts.append(f"{duration(-saved)} slower than dense")
+        parts.append(Text("{time} slower than dense", time=duration(-saved)))
     else:
         parts.append(duration(run.seconds))
-    return ", ".join(parts)
+    return Joined(", ", parts)
 
 
 def headline(run: RunRecord) -> str:
     """The run in one line, for the log."""
-    parts = [f"{run.sparse_calls} of {counted(_video_calls(run), 'video attention call')} sparse"]
+    parts = [Text("{sparse} of {calls} sparse", sparse=run.sparse_calls, calls=counted(_video_calls(run), "video attention call"))]
     if not run.completed:
-        parts = ["stopped early", *parts]
+        parts = [Text("stopped early"), *parts]
     elif not run.sparse_calls:
-        parts = [f"nothing ran sparse: {cause(run)}"]
+        parts = [Text("nothing ran sparse: {cause}", cause=cause(run))]
     if run.density is not None:
-        parts.append(f"{run.density:.1%} of the pairs exact")
+        parts.append(Text("{share} of the pairs exact", share=f"{run.density:.1%}"))
     if run.completed:
         parts.append(duration(run.seconds))
     if run.times.speed_up is not None:
-        parts.append(f"a sparse call {_speed(run)}")
+        parts.append(Text("a sparse call {speed}", speed=_speed(run)))
     if run.times.saved is not None:
         parts.append(_saved(run))
     if run.warnings:
         parts.append(counted(len(run.warnings), "warning"))
-    return "SVG-EAR: " + ", ".join(parts)
+    return Text("SVG-EAR: {facts}", facts=Joined(", ", parts))
 
 
 def report(found: Found) -> str:
@@ -58,28 +58,28 @@ def report(found: Found) -> str:
     run = found.run
     if run is None:
         return nothing_recorded(found)
-    lines = [f"WARNING: {text}" for text in warnings(run)]
+    lines = [warned(text) for text in warnings(run)]
     if not found.is_match:
-        lines.append(f"The latent matches no recorded run of this model; this is the newest run. {_taken_over(found)}".rstrip())
+        lines.append(_sentences(Text("The latent matches no recorded run of this model; this is the newest run."), _taken_over(found)))
     if not run.completed:
-        lines.append("The run stopped early, by an error or an interrupt.")
+        lines.append(Text("The run stopped early, by an error or an interrupt."))
     lines += [""] if lines else []
     lines += [*_what_ran(run), *_calls(run), *_times(run)]
     if run.state_bytes:
-        lines.append(f"Memory of the kept clusters: {run.state_bytes / 2**20:.0f} MB")
-    return "\n".join(lines)
+        lines.append(Text("Memory of the kept clusters: {size} MB", size=f"{run.state_bytes / 2**20:.0f}"))
+    return Joined("\n", lines)
 
 
 def nothing_recorded(found: Found) -> str:
     """Why there is no run at all."""
     if found.taken_over_by:
-        return f"No run recorded. {_taken_over(found)}"
+        return _sentences(Text("No run recorded."), _taken_over(found))
     if found.is_patched:
-        return (
+        return Text(
             "No run recorded: no sampler has used this MODEL since its SVG-EAR Sparse Attention ran. Connect the sampler to it as well, "
             "or this node to the MODEL that the sampler uses."
         )
-    return (
+    return Text(
         "No run recorded: connect the MODEL output of SVG-EAR Sparse Attention (or a node behind it), "
         "and the LATENT of the sampler that uses it."
     )
@@ -87,82 +87,101 @@ def nothing_recorded(found: Found) -> str:
 
 def warnings(run: RunRecord) -> list[str]:
     """What the user should know first."""
-    nothing = [f"nothing ran sparse: {cause(run)}"] if run.completed and not run.sparse_calls else []
+    nothing = [Text("nothing ran sparse: {cause}", cause=cause(run))] if run.completed and not run.sparse_calls else []
     return [*nothing, *run.warnings]
 
 
+def warned(text: str) -> Text:
+    """A warning as a line."""
+    return Text("WARNING: {text}", text=text)
+
+
+def _sentences(*texts: str) -> Joined:
+    return Joined(" ", filter(None, texts))
+
+
 def _taken_over(found: Found) -> str:
-    name = found.taken_over_by
-    return (
-        f"A later node took over: connect this node to the MODEL of the {name} behind this one, of two only the last counts."
-        if name
-        else ""
+    if not found.taken_over_by:
+        return ""
+    return Text(
+        "A later node took over: connect this node to the MODEL of the {node} behind this one, of two only the last counts.",
+        node=found.taken_over_by,
     )
 
 
 def _what_ran(run: RunRecord) -> list[str]:
-    lines = [f"Model: {run.architecture or 'unknown'}, {counted(run.steps, 'step')}, {duration(run.seconds)} in the sampler"]
+    facts = {"model": run.architecture or Text("unknown"), "steps": counted(run.steps, "step"), "time": duration(run.seconds)}
+    lines = [Text("Model: {model}, {steps}, {time} in the sampler", **facts)]
     if run.times.saved is not None:
-        lines.append(f"The whole run: {_saved(run)}")
+        lines.append(Text("The whole run: {saved}", saved=_saved(run)))
     if run.tokens is not None:
         lines.append(_tokens(run))
     if run.settings:
-        lines.append(f"Settings: {run.settings}")
+        lines.append(Text("Settings: {settings}", settings=run.settings))
     return lines
 
 
 def _tokens(run: RunRecord) -> str:
-    of_size = f" ({run.size})" if run.size else ""
-    least = f"the min_tokens of {run.min_tokens:,}" + (f" ({run.min_tokens_origin})" if run.min_tokens_origin else "")
+    figures = {"tokens": f"{run.tokens:,}", "least": f"{run.min_tokens:,}"}
+    if run.min_tokens_origin:
+        figures["least"] = Text("{least} ({origin})", least=figures["least"], origin=run.min_tokens_origin)
+    if run.size:
+        figures["tokens"] = Text("{tokens} ({size})", tokens=figures["tokens"], size=run.size.in_words())
     if run.tokens >= run.min_tokens:
-        return f"Tokens: {run.tokens:,}{of_size}, at or above {least}"
-    text = f"Tokens: {run.tokens:,}{of_size}, below {least}"
+        return Text("Tokens: {tokens}, at or above the min_tokens of {least}", **figures)
+    text = Text("Tokens: {tokens}, below the min_tokens of {least}", **figures)
     if run.size is None:
         return text
     # Text tokens in the sequence count too.
     larger, longer = run.size.reaching(run.min_tokens - max(run.tokens - run.size.tokens, 0))
-    return f"{text}; long enough would be {larger}, or {longer}"
+    return Text("{text}; long enough would be {larger}, or {longer}", text=text, larger=larger.in_words(), longer=longer.in_words())
 
 
 def _calls(run: RunRecord) -> list[str]:
-    lines = [f"Sparse calls: {run.sparse_calls}"]
+    lines = [Text("Sparse calls: {count}", count=run.sparse_calls)]
     if run.density is not None:
-        lines.append(f"  mean density {run.density:.1%}, estimated error {run.estimated_error:.1%}")
-    lines.append(f"Dense calls: {sum(run.dense_calls.values())}")
+        figures = {"density": f"{run.density:.1%}", "error": f"{run.estimated_error:.1%}"}
+        lines.append(Text("  mean density {density}, estimated error {error}", **figures))
+    lines.append(Text("Dense calls: {count}", count=sum(run.dense_calls.values())))
     blamed = None if run.sparse_calls or not run.completed else _cause_of(run)
-    return lines + [
-        f"  {count} {reason.name}: {'see above' if reason == blamed else reason.sentence}" for reason, count in run.dense_calls.items()
-    ]
+    for reason, count in run.dense_calls.items():
+        sentence = Text("see above") if reason == blamed else reason.sentence
+        lines.append(Text("  {count} {reason}: {sentence}", count=count, reason=reason.name, sentence=sentence))
+    return lines
 
 
 def _times(run: RunRecord) -> list[str]:
     times, lines = run.times, []
     if times.dense_steps is not None and run.dense_steps:
-        share = f" ({times.dense_steps / run.seconds:.0%})" if run.seconds else ""
-        lines.append(f"Dense steps: {run.dense_steps} of {run.steps}, {duration(times.dense_steps)} of {duration(run.seconds)}{share}")
+        took = Text("{part} of {whole}", part=duration(times.dense_steps), whole=duration(run.seconds))
+        if run.seconds:
+            took = Text("{took} ({share})", took=took, share=f"{times.dense_steps / run.seconds:.0%}")
+        lines.append(Text("Dense steps: {steps} of {all}, {took}", steps=run.dense_steps, all=run.steps, took=took))
     if times.sparse is not None:
-        lines.append(f"Time in the sparse calls: {duration(times.sparse)}")
+        lines.append(Text("Time in the sparse calls: {time}", time=duration(times.sparse)))
         if times.dense is not None:
-            lines[-1] += f", in dense attention it would have been about {duration(times.dense)}"
-        lines += [f"  {name} {duration(seconds)}" for name, seconds in times.stages.items()]
+            lines[-1] = Text("{text}, in dense attention it would have been about {dense}", text=lines[-1], dense=duration(times.dense))
+        lines += [Text("  {stage} {time}", stage=name, time=duration(seconds)) for name, seconds in times.stages.items()]
     if times.speed_up is not None:
-        lines.append(f"A sparse call was {_speed(run)} than a dense one of this run")
+        lines.append(Text("A sparse call was {speed} than a dense one of this run", speed=_speed(run)))
     if times.once >= 0.1:
-        lines.append(f"First calls, in which kernels compile: {duration(times.once)} on top, once")
+        lines.append(Text("First calls, in which kernels compile: {time} on top, once", time=duration(times.once)))
     return lines
 
 
 def _saved(run: RunRecord) -> str:
     saved = run.times.saved
-    dense = run.seconds + saved
-    change = f"about {duration(abs(saved))} {'saved' if saved >= 0 else 'lost'}"
-    return f"{change} ({abs(saved) / dense:.0%} of about {duration(dense)} all dense)" if dense > 0 else change
+    dense, time = run.seconds + saved, duration(abs(saved))
+    change = Text("about {time} saved", time=time) if saved >= 0 else Text("about {time} lost", time=time)
+    if dense <= 0:
+        return change
+    return Text("{change} ({share} of about {dense} all dense)", change=change, share=f"{abs(saved) / dense:.0%}", dense=duration(dense))
 
 
 def _speed(run: RunRecord) -> str:
     speed_up = run.times.speed_up
-    faster = f"{speed_up:.1f}x faster" if speed_up >= 1 else f"{1 / speed_up:.1f}x slower"
-    return f"{faster} (on a CPU, which is for trying out)" if run.on_cpu else faster
+    faster = Text("{times}x faster", times=f"{speed_up:.1f}") if speed_up >= 1 else Text("{times}x slower", times=f"{1 / speed_up:.1f}")
+    return Text("{speed} (on a CPU, which is for trying out)", speed=faster) if run.on_cpu else faster
 
 
 def _video_calls(run: RunRecord) -> int:
@@ -178,9 +197,9 @@ def _cause_of(run: RunRecord) -> Reason | None:
 def _cause_name(run: RunRecord) -> str:
     reason = _cause_of(run)
     if reason is None:
-        return "No video attention" if run.dense_calls else "Attention never called"
+        return Text("No video attention") if run.dense_calls else Text("Attention never called")
     if reason == SHORT_SEQUENCE and run.tokens is not None:
-        return f"Too short, {run.tokens:,} of {run.min_tokens:,} tokens"
+        return Text("Too short, {tokens} of {least} tokens", tokens=f"{run.tokens:,}", least=f"{run.min_tokens:,}")
     return reason.name
 
 
@@ -190,5 +209,5 @@ def cause(run: RunRecord) -> str:
         return NEVER_CALLED
     reason = _cause_of(run)
     if reason is None:
-        return "all attention calls were of other kinds than the video's own attention."
-    return f"{reason} {reason.remedy}".rstrip()
+        return Text("all attention calls were of other kinds than the video's own attention.")
+    return Text("{reason}: {sentences}", reason=reason.name, sentences=_sentences(reason.sentence, reason.remedy))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..recording.record import RunRecord
-from ..recording.summary import status, warnings
-from ..recording.words import counted, duration
+from ..recording.summary import status, warned, warnings
+from ..recording.words import Joined, Text, counted, duration
 
 GAP = 8
 
@@ -42,13 +42,21 @@ class Closeness:
         place = int(errors.argmax())
         return cls(_decibels(float(errors.mean())), _decibels(float(errors[place])), place + 1, len(errors))
 
-    def __str__(self):
+    def in_short(self) -> Text:
+        """The figure alone."""
         if self.psnr is None:
-            return "PSNR: not finite, one of the clips has NaN or infinite pixels"
-        if math.isinf(self.psnr):
-            return f"Identical in all pixels ({counted(self.frames, 'frame')})"
-        single = f"; worst frame {self.worst_frame}, {self.worst:.1f} dB" if self.frames > 1 else ""
-        return f"PSNR {self.psnr:.1f} dB against dense ({counted(self.frames, 'frame')}{single})"
+            return Text("PSNR: not finite, one of the clips has NaN or infinite pixels")
+        return Text("Identical in all pixels") if math.isinf(self.psnr) else Text("PSNR {psnr} dB", psnr=f"{self.psnr:.1f}")
+
+    def in_words(self) -> Text:
+        """The figure, and of how many frames, and the worst of them."""
+        frames = counted(self.frames, "frame")
+        if self.psnr is None or math.isinf(self.psnr):
+            return self.in_short() if self.psnr is None else Text("{short} ({frames})", short=self.in_short(), frames=frames)
+        if self.frames > 1:
+            worst = {"worst": self.worst_frame, "psnr": f"{self.worst:.1f}"}
+            frames = Text("{frames}; worst frame {worst}, {psnr} dB", frames=frames, **worst)
+        return Text("{short} against dense ({frames})", short=self.in_short(), frames=frames)
 
 
 def side_by_side(first: Tensor, second: Tensor) -> Tensor:
@@ -59,30 +67,34 @@ def side_by_side(first: Tensor, second: Tensor) -> Tensor:
 
 def comparison(closeness: Closeness, dense: RunRecord | None, sparse: RunRecord | None) -> tuple[str, str]:
     """One line, and all in words; runs are None where they are not known."""
-    lines = [str(closeness), ""]
-    faster = None
+    status_line, lines = closeness.in_short(), [closeness.in_words(), ""]
     if dense is not None and sparse is not None and dense.completed and sparse.completed:
         times = [run.seconds - run.loading for run in (dense, sparse)]
-        faster = _faster(*times) if min(times) > 0 else None
-        lines.append(f"Dense: {duration(times[0])}, sparse: {duration(times[1])}" + (f": sparse {faster}" if faster else ""))
+        lines.append(Text("Dense: {dense}, sparse: {sparse}", dense=duration(times[0]), sparse=duration(times[1])))
+        if min(times) > 0:
+            faster = _faster(*times)
+            lines[-1] = Text("{times}: sparse {faster}", times=lines[-1], faster=faster)
+            status_line = Joined(", ", (status_line, faster))
         if sparse.times.once >= 0.1:
-            lines.append(
-                f"  of that {duration(sparse.times.once)} for first calls, in which kernels compile: run once more with another seed"
-            )
-        lines.append("Time in the sampler from the first step on; loading the model is left out.")
+            once = duration(sparse.times.once)
+            lines.append(Text("  of that {time} for first calls, in which kernels compile: run once more with another seed", time=once))
+        lines.append(Text("Time in the sampler from the first step on; loading the model is left out."))
         if dense.sparse_calls:
-            lines.append("WARNING: the dense run has sparse calls. Set dense_first_steps of its SVG-EAR Sparse Attention to 10000.")
+            lines.append(warned(Text("the dense run has sparse calls. Set dense_first_steps of its SVG-EAR Sparse Attention to 10000.")))
         if dense.steps != sparse.steps:
-            lines.append(f"WARNING: the dense run has {counted(dense.steps, 'step')} and the sparse one {sparse.steps}.")
+            steps = {"dense": counted(dense.steps, "step"), "sparse": sparse.steps}
+            lines.append(warned(Text("the dense run has {dense} and the sparse one {sparse}.", **steps)))
     else:
-        lines.append("Times: connect MODEL and LATENT of both samplers; both MODELs come from a SVG-EAR Sparse Attention.")
+        lines.append(Text("Times: connect MODEL and LATENT of both samplers; both MODELs come from a SVG-EAR Sparse Attention."))
     if sparse is not None:
-        lines += [f"WARNING: {text}" for text in warnings(sparse)] or [f"Sparse run: {status(sparse)}"]
-    return f"{lines[0].split(' against')[0]}{f', {faster}' if faster else ''}", "\n".join(lines)
+        lines += [warned(text) for text in warnings(sparse)] or [Text("Sparse run: {status}", status=status(sparse))]
+    return status_line, Joined("\n", lines)
 
 
-def _faster(dense: float, sparse: float) -> str:
-    return f"{dense / sparse:.2f}x as fast" if dense >= sparse else f"{sparse / dense:.2f}x as slow"
+def _faster(dense: float, sparse: float) -> Text:
+    if dense >= sparse:
+        return Text("{times}x as fast", times=f"{dense / sparse:.2f}")
+    return Text("{times}x as slow", times=f"{sparse / dense:.2f}")
 
 
 def _decibels(error: float) -> float:

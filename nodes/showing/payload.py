@@ -12,7 +12,7 @@ from ..recording.record import Found, RunRecord
 from ..recording.routed import CODES, HIGHEST, LOWEST
 from ..recording.summary import headline, nothing_recorded, warnings
 from ..recording.trace import RoutingMap
-from ..recording.words import counted, duration
+from ..recording.words import Joined, Text, counted, duration, for_browser
 from .coarse import Totals
 
 VERSION = 1
@@ -34,7 +34,7 @@ def payload(found: Found, chosen: RoutingMap | None) -> dict:
     """
     shown = found.run
     if shown is None:
-        return {"version": VERSION, "runs": [], "missing": nothing_recorded(found)}
+        return {"version": VERSION, "runs": [], "missing": for_browser(nothing_recorded(found))}
     ordered = [shown, *(run for run in found.runs if run is not shown and run.trace.sparse)][:MOST_RUNS]
     data = {"version": VERSION, "matched": found.is_match, "runs": [_run(run, number) for number, run in enumerate(ordered)]}
     if chosen is not None:
@@ -60,18 +60,25 @@ def _run(run: RunRecord, number: int) -> dict:
         if step < steps:
             dense[layer, step] = reasons.index(reason)
     return {
-        "title": f"{'this run' if number == 0 else 'earlier'}, {counted(run.steps, 'step')}, {duration(run.seconds)}",
-        "headline": headline(run),
-        "warnings": warnings(run),
+        "title": for_browser(_title(run, number)),
+        "headline": for_browser(headline(run)),
+        "warnings": [for_browser(text) for text in warnings(run)],
         "layers": trace.layers,
         "steps": steps,
-        "reasons": [{"name": reason.name, "sentence": reason.sentence, "remedy": reason.remedy} for reason in reasons],
+        "reasons": [
+            {"name": reason.name, "sentence": for_browser(reason.sentence), "remedy": for_browser(reason.remedy)} for reason in reasons
+        ],
         "notFinite": sorted({(layer, step) for (_, layer, step), figures in trace.sparse.items() if not numpy.isfinite(figures).all()}),
         "dense": _packed(dense),
         "branches": {branch: _tables(run, branch, steps) for branch in trace.branches},
         "maps": [],
         "mapsLeftOut": 0,
     }
+
+
+def _title(run: RunRecord, number: int) -> Joined:
+    when = Text("earlier") if number else Text("this run")
+    return Joined(", ", (when, counted(run.steps, "step"), duration(run.seconds)))
 
 
 def _tables(run: RunRecord, branch: str, steps: int) -> dict:

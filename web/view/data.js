@@ -1,4 +1,6 @@
 // The data of SVG-EAR Routed Blocks, as nodes/showing/payload.py writes it.
+import { translate } from "../language.js";
+
 export const VERSION = 1;
 const ARRAYS = { 8: Uint8Array, 16: Uint16Array, 32: Uint32Array };
 const NOTHING = 255;
@@ -94,6 +96,6 @@ export async function readRuns(data) {
 
 export const percent = (share) => {
   const value = 100 * share;
-  if (value > 0 && value < 0.01) return "less than 0.01 %";
+  if (value > 0 && value < 0.01) return translate("less than 0.01 %");
   return `${value < 1 ? value.toFixed(2) : value.toFixed(1)} %`;
 };

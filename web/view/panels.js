@@ -1,4 +1,5 @@
 // The three pictures of the view: the routing map, the tables of layers and steps, and the video.
+import { translate } from "../language.js";
 import { Panel, errorLevel, mix, proportions, shade } from "./drawing.js";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -13,7 +14,7 @@ function span(at, index) {
 /** Query groups x key clusters. ``cursor`` is the [row, column] looked at; ``onCursor`` hears of it. */
 export class MapPanel extends Panel {
   constructor(view) {
-    super("Routing map: query groups in rows, key clusters in columns. Arrow keys move over the blocks.", (width) => Math.min(width * 0.52, 460));
+    super(translate("Routing map: query groups in rows, key clusters in columns. Arrow keys move over the blocks."), (width) => Math.min(width * 0.52, 460));
     this.view = view;
     this.canvas.addEventListener("pointermove", (event) => this.look(this.blockAt(event)));
     this.canvas.addEventListener("pointerleave", () => this.look(null));
@@ -82,7 +83,7 @@ export class MapPanel extends Panel {
 /** Layers x steps, of one figure: "density" or "error". */
 export class TablePanel extends Panel {
   constructor(view, figure, label) {
-    super(`${label}, layers in rows, steps in columns. Arrow keys choose layer and step.`, () => 112);
+    super(translate("{figure}, layers in rows, steps in columns. Arrow keys choose layer and step.", { figure: label }), () => 112);
     Object.assign(this, { view, figure });
     this.canvas.addEventListener("pointermove", (event) => view.lookAtCell(this.cellAt(event)));
     this.canvas.addEventListener("pointerleave", () => view.lookAtCell(null));
@@ -133,7 +134,7 @@ export class TablePanel extends Panel {
 /** One frame of the video: each token's exact share, or with a pinned token the keys that it sees exactly. */
 export class VideoPanel extends Panel {
   constructor(view) {
-    super("Video frame, one square per token. Arrow keys move, Enter pins a token.", (width) => {
+    super(translate("Video frame, one square per token. Arrow keys move, Enter pins a token."), (width) => {
       const grid = this.map?.grid;
       return grid ? Math.min((width * grid[1]) / grid[2], 190) : 60;
     });

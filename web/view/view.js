@@ -1,12 +1,21 @@
 // The interactive view of SVG-EAR Routed Blocks: what was exact, what was estimated, and where.
+import { counted, spoken, translate } from "../language.js";
 import { VERSION, percent, readRuns } from "./data.js";
 import { shade, themeOf } from "./drawing.js";
 import { MapPanel, TablePanel, VideoPanel } from "./panels.js";
 
-const EMPTY = "Run the workflow to see what SVG-EAR did. A workflow that has not changed fills this view without sampling again.";
-const NO_RUN = "No run was recorded for this MODEL.";
-const OTHER_VERSION = "This run was recorded by another version of SVG-EAR: reload the page without its cache (Ctrl+F5), and run again.";
-const HINT = "Point at a picture to read it; click a cell or a token to choose it.";
+// The choices by the names under which the data has them.
+const CHOICES = {
+  run: () => translate("run"),
+  layer: () => translate("layer"),
+  step: () => translate("step"),
+  head: () => translate("head"),
+  branch: () => translate("branch"),
+};
+const FIGURES = { density: () => translate("Share computed exactly"), error: () => translate("Estimated error") };
+const empty = () => translate("Run the workflow to see what SVG-EAR did. A workflow that has not changed fills this view without sampling again.");
+const noRun = () => translate("No run was recorded for this MODEL.");
+const otherVersion = () => translate("This run was recorded by another version of SVG-EAR: reload the page without its cache (Ctrl+F5), and run again.");
 
 function element(tag, className, ...children) {
   const made = Object.assign(document.createElement(tag), { className });
@@ -14,7 +23,9 @@ function element(tag, className, ...children) {
   return made;
 }
 
-const plural = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
+const groups = (count) => counted(count, "{count} query group", "{count} query groups");
+const clusters = (count) => counted(count, "{count} key cluster", "{count} key clusters");
+const tokens = (count) => counted(count, "{count} token", "{count} tokens");
 
 export class RoutedBlocksView {
   /** ``remembered`` is an object in which the choices are kept between visits. */
@@ -32,17 +43,17 @@ export class RoutedBlocksView {
   build() {
     this.selects = {};
     const choices = element("div", "svg-ear-choices");
-    for (const name of ["run", "layer", "step", "head", "branch"]) {
+    for (const [name, label] of Object.entries(CHOICES)) {
       const select = element("select", "");
       select.addEventListener("change", () => this.choose(name, select.value));
       this.selects[name] = select;
-      choices.append(element("label", `svg-ear-choice svg-ear-${name}`, element("span", "", name), select));
+      choices.append(element("label", `svg-ear-choice svg-ear-${name}`, element("span", "", label()), select));
     }
     this.summary = element("div", "svg-ear-summary");
     this.mapPanel = new MapPanel(this);
     this.mapTitle = element("div", "svg-ear-title");
     this.mapLegend = element("div", "svg-ear-legend");
-    this.tables = [new TablePanel(this, "density", "Share computed exactly"), new TablePanel(this, "error", "Estimated error")];
+    this.tables = Object.entries(FIGURES).map(([figure, label]) => new TablePanel(this, figure, label()));
     this.tableLegends = this.tables.map(() => element("div", "svg-ear-legend"));
     const tables = element("div", "svg-ear-tables");
     this.tableTitles = this.tables.map(() => element("div", "svg-ear-title"));
@@ -51,7 +62,7 @@ export class RoutedBlocksView {
     this.videoTitle = element("div", "svg-ear-title");
     this.videoLegend = element("div", "svg-ear-legend");
     this.slider = Object.assign(element("input", "svg-ear-slider"), { type: "range", min: 0, value: 0 });
-    this.slider.setAttribute("aria-label", "frame of the video");
+    this.slider.setAttribute("aria-label", translate("frame of the video"));
     this.slider.addEventListener("input", () => {
       this.frame = Number(this.slider.value);
       this.token = null;
@@ -61,7 +72,7 @@ export class RoutedBlocksView {
     this.frames = element("div", "svg-ear-frames", this.slider, this.frameLabel);
     this.info = element("div", "svg-ear-info");
     this.info.setAttribute("aria-live", "polite");
-    this.empty = element("div", "svg-ear-empty", EMPTY);
+    this.empty = element("div", "svg-ear-empty", empty());
     this.content = element("div", "svg-ear-content", choices, this.summary, this.mapTitle, this.mapPanel.canvas, this.mapLegend);
     this.content.append(tables, this.videoTitle, this.videoPanel.canvas, this.frames, this.videoLegend);
     this.root.append(this.empty, this.content, this.info);
@@ -75,7 +86,7 @@ export class RoutedBlocksView {
     this.runs = runs;
     this.run = runs[0] ?? null;
     this.unmatched = data?.matched === false;
-    this.empty.textContent = data?.version === VERSION ? (data.missing ?? NO_RUN) : OTHER_VERSION;
+    this.empty.textContent = data?.version === VERSION ? (spoken(data.missing) || noRun()) : otherVersion();
     Object.assign(this, { block: null, token: null, pinned: null });
     const { layer, step, head, branch } = { layer: 0, step: 0, head: 0, branch: "cond", ...data?.chosen, ...this.remembered.chosen };
     Object.assign(this, { layer, step, head, branch });
@@ -128,9 +139,10 @@ export class RoutedBlocksView {
     this.fillLegends();
     const recorded = this.run.maps.length > 0;
     const places = (name) => [...new Set(this.run.maps.map((map) => map[name]))].sort((a, b) => a - b).join(", ");
-    const missing = !recorded
-      ? "No routing was recorded in this run."
-      : `No routing was recorded here.\nLayers ${places("layer")}; steps ${places("step")}; heads ${places("head")}\nhave it: choose one, or a cell with a dot below.`;
+    const recordedAt = { layers: places("layer"), steps: places("step"), heads: places("head") };
+    const missing = recorded
+      ? translate("No routing was recorded here.\nLayers {layers}; steps {steps}; heads {heads}\nhave it: choose one, or a cell with a dot below.", recordedAt)
+      : translate("No routing was recorded in this run.");
     this.mapPanel.show(this.map, missing);
     this.tables.forEach((table) => table.fit());
     this.paintVideo();
@@ -142,7 +154,7 @@ export class RoutedBlocksView {
     const has = (wanted) => run.maps.some((map) => Object.entries(wanted).every(([name, value]) => map[name] === value));
     const numbered = (name, count, rest) => range(count).map((value) => [value, has({ [name]: value, ...rest }) ? `${value} \u25cf` : String(value)]);
     const options = {
-      run: this.runs.map((known, place) => [place, known.title]),
+      run: this.runs.map((known, place) => [place, spoken(known.title)]),
       layer: numbered("layer", run.layers, { branch: this.branch }),
       step: numbered("step", run.steps, { branch: this.branch, layer: this.layer }),
       head: numbered("head", run.branches[this.branch]?.heads ?? 0, { branch: this.branch, layer: this.layer, step: this.step }),
@@ -153,25 +165,26 @@ export class RoutedBlocksView {
       select.replaceChildren(...options[name].map(([value, text]) => Object.assign(document.createElement("option"), { value, textContent: text })));
       select.value = chosen[name];
       select.disabled = options[name].length < 2;
-      select.title = name === "run" ? "sampler runs of this model that are kept, the shown one first" : "\u25cf has a routing map";
+      select.title = name === "run" ? translate("sampler runs of this model that are kept, the shown one first") : translate("\u25cf has a routing map");
     }
   }
 
   fillSummary() {
     const { run } = this;
     const cell = run.cell(this.branch, this.layer, this.step, this.head);
-    const place = `Layer ${this.layer}, step ${this.step}, head ${this.head}, ${this.branch}: `;
     const told = cell.notFinite
-      ? "not finite"
+      ? translate("not finite")
       : cell.reason
-        ? `dense (${cell.reason.name})`
+        ? translate("dense ({reason})", { reason: cell.reason.name })
         : cell.density === undefined
-          ? "not evaluated"
-          : `${percent(cell.density)} exact, estimated error ${percent(cell.error)}`;
-    const warnings = this.unmatched ? ["The latent matches no recorded run; the newest is shown."] : [];
+          ? translate("not evaluated")
+          : translate("{density} exact, estimated error {error}", { density: percent(cell.density), error: percent(cell.error) });
+    const { layer, step, head, branch } = this;
+    const place = translate("Layer {layer}, step {step}, head {head}, {branch}: {told}", { layer, step, head, branch, told });
+    const warnings = this.unmatched ? [translate("The latent matches no recorded run; the newest is shown.")] : [];
     // A headline without anything sparse is the warning itself.
-    if (run.layers && Object.keys(run.branches).length) warnings.push(...(run.warnings ?? []));
-    this.summary.replaceChildren(...warnings.map((text) => element("div", "svg-ear-warning", text)), element("div", "svg-ear-headline", run.headline), element("strong", "", place + told));
+    if (run.layers && Object.keys(run.branches).length) warnings.push(...(run.warnings ?? []).map(spoken));
+    this.summary.replaceChildren(...warnings.map((text) => element("div", "svg-ear-warning", text)), element("div", "svg-ear-headline", spoken(run.headline)), element("strong", "", place));
   }
 
   fillLegends() {
@@ -187,22 +200,25 @@ export class RoutedBlocksView {
       box.style.background = `linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map((level) => color(shade(level, ramp))).join(",")})`;
       return element("span", "", low, box, high);
     };
-    this.mapTitle.textContent = map ? `Routing map: ${plural(map.groups.reduce((a, b) => a + b, 0), "query group")} (rows) x ${plural(map.clusters.reduce((a, b) => a + b, 0), "key cluster")} (columns)` : "Routing map";
+    const sum = (counts) => counts.reduce((a, b) => a + b, 0);
+    this.mapTitle.textContent = map
+      ? translate("Routing map: {groups} (rows) x {clusters} (columns)", { groups: groups(sum(map.groups)), clusters: clusters(sum(map.clusters)) })
+      : translate("Routing map");
     this.mapLegend.hidden = !map;
-    this.mapLegend.replaceChildren(swatch(theme.exact, "exact"), bar(theme.error, "estimated, error 0.01 %", "30 %"));
-    const axes = `layers 0-${run.layers - 1} down, steps 0-${run.steps - 1} across`;
-    ["density", "error"].forEach((figure, place) => {
-      this.tableTitles[place].replaceChildren(["Share computed exactly", "Estimated error"][place], element("div", "svg-ear-axes", axes));
+    this.mapLegend.replaceChildren(swatch(theme.exact, translate("exact")), bar(theme.error, translate("estimated, error 0.01 %"), "30 %"));
+    const axes = translate("layers 0-{layer} down, steps 0-{step} across", { layer: run.layers - 1, step: run.steps - 1 });
+    Object.entries(FIGURES).forEach(([figure, label], place) => {
+      this.tableTitles[place].replaceChildren(label(), element("div", "svg-ear-axes", axes));
       const top = run.branches[this.branch]?.[figure].top ?? 0;
-      this.tableLegends[place].replaceChildren(bar(theme[figure], "0", percent(top)), swatch(theme.dense, "dense"));
+      this.tableLegends[place].replaceChildren(bar(theme[figure], "0", percent(top)), swatch(theme.dense, translate("dense")));
     });
     const pinned = map && this.pinnedGroup() !== null;
-    this.videoTitle.textContent = pinned ? "What the pinned token sees exactly (Esc unpins)" : "Share of the queries that see each token exactly";
+    this.videoTitle.textContent = pinned ? translate("What the pinned token sees exactly (Esc unpins)") : translate("Share of the queries that see each token exactly");
     this.videoLegend.hidden = !map?.grid;
     this.videoLegend.replaceChildren(
       ...(pinned
-        ? [swatch(theme.exact, "key seen exactly"), swatch(theme.dense, "estimated"), element("span", "", "dots: queries of the same group")]
-        : [bar(theme.share, "0", `${percent(this.topShare())} or more`)]),
+        ? [swatch(theme.exact, translate("key seen exactly")), swatch(theme.dense, translate("estimated")), element("span", "", translate("dots: queries of the same group"))]
+        : [bar(theme.share, "0", translate("{share} or more", { share: percent(this.topShare()) }))]),
     );
   }
 
@@ -213,9 +229,9 @@ export class RoutedBlocksView {
     if (grid) {
       this.slider.max = grid[0] - 1;
       this.slider.value = this.frame;
-      this.frameLabel.textContent = `frame ${this.frame + 1} of ${grid[0]}`;
+      this.frameLabel.textContent = translate("frame {frame} of {frames}", { frame: this.frame + 1, frames: grid[0] });
     }
-    this.videoPanel.show(this.map, this.map ? "The sequence holds more tokens than the video: their places are not known." : "");
+    this.videoPanel.show(this.map, this.map ? translate("The sequence holds more tokens than the video: their places are not known.") : "");
   }
 
   topShare() {
@@ -248,23 +264,33 @@ export class RoutedBlocksView {
 
   describeBlock(row, column) {
     const { map } = this;
-    const some = (merged, kind, tokens, thing) => `${merged > 1 ? plural(merged, kind) : `1 ${kind}`} (${plural(tokens, thing)})`;
-    const share = map.exactShare(row, column);
-    const error = map.error(row, column);
-    const decided = share > 0.998 ? "computed exactly" : share < 0.002 ? "estimated from averages" : `${percent(share)} computed exactly, the rest estimated`;
-    const cost = share > 0.998 ? `estimating would add ${percent(error)} error` : `error of estimating: ${percent(error)} of the output`;
-    const blocks = map.groups[row] * map.clusters[column];
-    return `${some(map.groups[row], "query group", map.queries[row], "token")} x ${some(map.clusters[column], "key cluster", map.keys[column], "token")}${blocks > 1 ? ", shown as one" : ""}: ${decided}; ${cost}.`;
+    const some = (things, size) => translate("{things} ({tokens})", { things, tokens: tokens(size) });
+    const [share, error] = [map.exactShare(row, column), percent(map.error(row, column))];
+    const decided = share > 0.998
+      ? translate("computed exactly; estimating would add {error} error", { error })
+      : share < 0.002
+        ? translate("estimated from averages; error of estimating: {error} of the output", { error })
+        : translate("{share} computed exactly, the rest estimated; error of estimating: {error} of the output", { share: percent(share), error });
+    const [group, cluster] = [some(groups(map.groups[row]), map.queries[row]), some(clusters(map.clusters[column]), map.keys[column])];
+    return map.groups[row] * map.clusters[column] > 1
+      ? translate("{group} x {cluster}, shown as one: {decided}.", { group, cluster, decided })
+      : translate("{group} x {cluster}: {decided}.", { group, cluster, decided });
   }
 
   lookAtCell(cell) {
     if (!cell) return this.say(null);
     const [layer, step] = cell;
     const { density, error, reason, notFinite } = this.run.cell(this.branch, layer, step);
-    const place = `Layer ${layer}, step ${step}, mean over heads, ${this.branch}: `;
-    if (reason) return this.say(`Layer ${layer}, step ${step}: dense, ${reason.name}. ${reason.sentence} ${reason.remedy}`);
-    if (notFinite) return this.say(`${place}not finite (NaN or infinite): the model's own numbers overflow.`);
-    this.say(place + (density === undefined ? "not evaluated." : `${percent(density)} exact, estimated error ${percent(error)}.`));
+    if (reason) {
+      const { name, sentence, remedy } = reason;
+      return this.say(translate("Layer {layer}, step {step}: dense, {name}. {sentence} {remedy}", { layer, step, name, sentence: spoken(sentence), remedy: spoken(remedy) }));
+    }
+    const told = notFinite
+      ? translate("not finite (NaN or infinite): the model's own numbers overflow.")
+      : density === undefined
+        ? translate("not evaluated.")
+        : translate("{density} exact, estimated error {error}.", { density: percent(density), error: percent(error) });
+    this.say(translate("Layer {layer}, step {step}, mean over heads, {branch}: {told}", { layer, step, branch: this.branch, told }));
   }
 
   lookAtToken(token) {
@@ -276,13 +302,16 @@ export class RoutedBlocksView {
     const [, rows, columns] = map.grid;
     const [key, group] = [map.keyLabels[token], map.queryLabels[token]];
     const place = token % (rows * columns);
-    const where = `Row ${Math.floor(place / columns) * map.stride[1]}, column ${(place % columns) * map.stride[2]}`;
+    const [row, column] = [Math.floor(place / columns) * map.stride[1], (place % columns) * map.stride[2]];
     let seen = 0;
-    for (let column = 0; column < map.columns; column++) seen += map.exactShare(group, column) * map.keys[column];
-    this.say(`${where}: ${percent(map.keyShares[key])} of the queries see it exactly; as a query it sees ${percent(seen / map.tokens)} of the keys exactly. Click to see which.`);
+    for (let cluster = 0; cluster < map.columns; cluster++) seen += map.exactShare(group, cluster) * map.keys[cluster];
+    const figures = { row, column, queries: percent(map.keyShares[key]), keys: percent(seen / map.tokens) };
+    this.say(
+      translate("Row {row}, column {column}: {queries} of the queries see it exactly; as a query it sees {keys} of the keys exactly. Click to see which.", figures),
+    );
   }
 
   say(text) {
-    this.info.textContent = text || (this.run ? HINT : "");
+    this.info.textContent = text || (this.run ? translate("Point at a picture to read it; click a cell or a token to choose it.") : "");
   }
 }

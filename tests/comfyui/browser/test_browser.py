@@ -3,6 +3,7 @@
 Screenshots go to build/screenshots for a person to look at.
 """
 
+import json
 import re
 import shutil
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from harness import browser
 from harness.graphs import Graph
+from svg_ear.nodes.recording.reasons import REASONS
 from test_calibration import calibrating
 
 from benchmarks.checkout import find_checkout
@@ -21,6 +23,8 @@ CHECKOUT = find_checkout()
 # With seeds of their own, so that each samples.
 KINDS = {"classic": {"vueNodes": False, "light": False, "seed": 3}, "nodes 2.0, light theme": {"vueNodes": True, "light": True, "seed": 4}}
 MAP, DENSITY, ERROR, VIDEO = range(4)
+CHINESE = re.compile("[\u4e00-\u9fff]")
+KEPT_WORDS = {"token", "cond", "uncond"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,8 @@ def test_every_workflow_opens_clean(drive, vue_nodes):
 
 def test_the_properties_panel_leaves_our_widgets_as_they_are(drive):
     """The panel draws the widgets of the node that is chosen, and used to leave its own width on ours."""
-    seen = drive("check_panel.mjs", {"nodes": ["SVGEARRoutedBlocks", "SVGEARReport", "SVGEARSaveCalibration", "SVGEARCompare", "SVGEARGPUCheck"]})
+    nodes = ["SVGEARRoutedBlocks", "SVGEARReport", "SVGEARSaveCalibration", "SVGEARCompare", "SVGEARGPUCheck"]
+    seen = drive("check_panel.mjs", {"nodes": nodes})
     assert seen["errors"] == [] and seen["panel"]
     for kind, widths in seen["widths"].items():
         assert widths["before"] > 300 and set(widths.values()) == {widths["before"]}, (kind, widths)
@@ -181,3 +186,24 @@ def test_the_status_is_on_both_nodes(seen):
 def test_the_help_panel_shows_page_and_pictures(seen):
     assert {"SVG-EAR Routed Blocks", "Reading the view", "When something is missing"} <= set(seen["help"]["titles"])
     assert len(seen["help"]["pictures"]) == 2 and min(seen["help"]["pictures"]) > 0
+
+
+@pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
+def test_reasons_view_and_report_speak_chinese(comfyui, drive, light):
+    """And English once the language was changed."""
+    weights = comfyui.models_dir / sample.WEIGHTS.name
+    if not weights.exists():
+        weights.symlink_to(sample.WEIGHTS)
+    found = drive("check_language.mjs", workflow(comfyui, 5) | {"locale": "zh", "then": "en", "light": light})
+    chinese, english = found["first"], found["then"]
+    assert not CHINESE.search(found["empty"] + "".join(english.values())) and "Run the workflow" in found["empty"]
+    reason = REASONS["warm-up-step"]
+    translations = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["svgEar"]
+    assert found["errors"] == []
+    assert translations[reason.sentence] + translations[reason.remedy] in chinese["dense"] and "warm-up-step" in chinese["dense"]
+    assert reason.sentence in english["dense"] and reason.remedy in english["dense"]
+    for part in ("block", "token", "view", "report", "status"):
+        assert CHINESE.search(chinese[part]), part
+    # Names of inputs, reasons, models and units are the same in every language.
+    assert {word for word in re.findall("[A-Za-z][a-z]{3,}", chinese["view"] + chinese["block"] + chinese["token"])} <= KEPT_WORDS
+    assert "28" in chinese["status"] and translations["Dense calls: {count}"].split("{")[0] in chinese["report"]

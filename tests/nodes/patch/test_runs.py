@@ -82,7 +82,7 @@ def test_the_run_knows_its_tokens_settings_and_dense_steps():
             played.evaluate(lambda attention: attention(*qkv(), HEADS), step=step)
 
     record = played.sample(body)
-    assert (record.tokens, record.min_tokens, str(record.size)) == (96, 50, "128 x 64, 9 frames")
+    assert (record.tokens, record.min_tokens, record.size.in_words()) == (96, 50, "128 x 64, 9 frames")
     assert record.dense_steps == 2 and record.times.dense_steps > 0 and "dense_first_steps 2" in record.settings
     assert record.times.speed_up > 0 and record.times.saved is not None
 

@@ -114,7 +114,7 @@ def test_plurals():
     assert "1 step," in told(record(1, steps=1)) and "2 steps," in told(record(1, steps=2))
     assert counted(1, "frame") == "1 frame" and counted(32760, "token") == "32,760 tokens"
     assert [duration(seconds) for seconds in (0.0123, 0.25, 12.34, 61, 7260)] == ["12 ms", "0.25 s", "12.3 s", "1 min 01 s", "2 h 01 min"]
-    assert str(VideoSize((1, 30, 52), (4, 16, 16))) == "832 x 480, 1 frame"
+    assert VideoSize((1, 30, 52), (4, 16, 16)).in_words() == "832 x 480, 1 frame"
 
 
 def test_settings_by_the_names_of_the_inputs():

@@ -18,14 +18,14 @@ def test_psnr_is_that_of_its_formula():
     found = Closeness.of(clip(), other)
     assert found.psnr == pytest.approx(-10 * math.log10(0.01 / 3)) and found.worst == pytest.approx(20, abs=1e-4)
     assert (found.worst_frame, found.frames) == (2, 3)
-    assert str(found) == "PSNR 24.8 dB against dense (3 frames; worst frame 2, 20.0 dB)"
+    assert found.in_words() == "PSNR 24.8 dB against dense (3 frames; worst frame 2, 20.0 dB)"
 
 
 def test_equal_and_broken_clips():
-    assert str(Closeness.of(clip(), clip())) == "Identical in all pixels (3 frames)"
+    assert Closeness.of(clip(), clip()).in_words() == "Identical in all pixels (3 frames)"
     broken = clip()
     broken[0, 0, 0, 0] = torch.nan
-    assert "not finite" in str(Closeness.of(clip(), broken))
+    assert "not finite" in Closeness.of(clip(), broken).in_words()
     with pytest.raises(ValueError, match="dense is 6 x 4, 3 frames and sparse is 6 x 4, 1 frame"):
         Closeness.of(clip(), clip(frames=1))
 
