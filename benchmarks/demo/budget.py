@@ -1,0 +1,62 @@
+"""The time that the demo keeps to: measured while it runs, spent on the largest clip that fits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from .clips import Scale
+
+# Time of a step beside a dense one; clustering takes a larger part on a busy machine, which is found out as steps are measured.
+DENSE_STEP, SPARSE_STEP = 1.0, 2.5
+
+
+class TooSlow(Exception):
+    """The clips of a scale would take longer than the budget, and a smaller scale helps.
+
+    Attributes:
+        seconds: what all clips of the scale would have taken.
+        smaller: the scale to take instead.
+    """
+
+    def __init__(self, seconds: float, smaller: Scale):
+        super().__init__(f"would take {seconds:.0f} s")
+        self.seconds, self.smaller = seconds, smaller
+
+
+class Budget:
+    """Estimates, after each step, when the demo would end.
+
+    Args:
+        seconds: from now until all clips are there.
+        scales: to choose from, the largest first.
+        clock: seconds that pass.
+    """
+
+    def __init__(self, seconds: float, scales: Sequence[Scale], clock: Callable[[], float] = time.perf_counter):
+        self.scales, self.clock = scales, clock
+        self.end = clock() + seconds
+
+    def begin(self, scale: Scale, sparse: Sequence[bool]) -> None:
+        """Begin the clips of ``scale``: for each in turn, whether it has sparse steps."""
+        self.scale = scale
+        self.smaller = self.scales[self.scales.index(scale) + 1 :]
+        steps = [is_sparse and step >= scale.dense_steps for is_sparse in sparse for step in range(scale.steps)]
+        self.ahead = [SPARSE_STEP if is_sparse else DENSE_STEP for is_sparse in steps]
+        self.all = sum(self.ahead)
+        self.began = self.clock()
+
+    def step(self) -> None:
+        """Count a step that is done; raise TooSlow where a smaller scale ends in time, or at least in half of the time."""
+        self.ahead.pop(0)
+        left, now = sum(self.ahead), self.clock()
+        whole = (now - self.began) * self.all / (self.all - left)
+        end = self.began + whole
+        if end <= self.end or not self.smaller:
+            return
+        pace = whole / self.scale.idle_seconds
+        takes = {scale: pace * scale.idle_seconds for scale in self.smaller}
+        in_time = [scale for scale in self.smaller if now + takes[scale] <= self.end]
+        smallest = self.smaller[-1]
+        if in_time or 2 * takes[smallest] < end - now:
+            raise TooSlow(whole, in_time[0] if in_time else smallest)
