@@ -5,6 +5,7 @@ import re
 import runpy
 
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.demo import run as demo
@@ -54,9 +55,12 @@ def test_it_fails_when_svg_ear_is_not_the_closer_one(run):
     assert status == 1
 
 
-def test_too_little_time_takes_a_smaller_clip_and_says_so(run):
+def test_too_little_time_takes_one_thread_then_a_smaller_clip_and_says_so(run):
+    torch.set_num_threads(2)
     status, lines, folder = run("--seconds", "0.001", scales=(LARGE, SMALL))
-    assert status == 0 and "slow or busy" in lines[1] and "420 video tokens" in lines[1] and "--seconds" in lines[2]
+    assert status == 0 and torch.get_num_threads() == 1
+    assert "slow or busy" in lines[1] and "with one thread" in lines[1]
+    assert "slow or busy" in lines[2] and "420 video tokens" in lines[2] and "--seconds" in lines[3]
     assert Image.open(folder / "preview.webp").n_frames == SMALL.grid[0]
 
 
