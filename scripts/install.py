@@ -19,23 +19,24 @@ from collections.abc import Iterable, Iterator
 QUIET = 15
 LARGE_MEGABYTES = 20
 COMMAND = ("-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off")
+STAGES = ("Collecting", "Downloading", "Processing", "Building", "Preparing", "Installing")
 DOWNLOAD = re.compile(r"Downloading (?:\S*/)?([^/\s-]+)-(\d[^-\s]*)\S* \(([\d.]+) (MB|GB)\)")
 
 
 def told(lines: Iterable[str | None], clock=time.monotonic) -> Iterator[str]:
     """What to show of the ``lines`` that pip prints; None stands for ``QUIET`` seconds without one."""
     began = shown = clock()
-    last = "starting pip"
+    at = "starting pip"
     for line in lines:
-        last = (line or "").strip() or last
-        found = DOWNLOAD.match(last)
-        megabytes = float(found[3]) * (1000 if found[4] == "GB" else 1) if found else 0
-        if line and megabytes >= LARGE_MEGABYTES:
+        text = (line or "").strip()
+        at = text if text.startswith(STAGES) else at
+        found = DOWNLOAD.match(text)
+        if found and float(found[3]) * (1000 if found[4] == "GB" else 1) >= LARGE_MEGABYTES:
             yield f"  downloading {found[1]} {found[2]} ({found[3]} {found[4]})"
-        elif line and last.startswith("Installing collected packages:"):
-            yield f"  installing {last.count(',') + 1} packages"
+        elif text.startswith("Installing collected packages:"):
+            yield f"  installing {text.count(',') + 1} packages"
         elif clock() - shown >= QUIET:
-            yield f"  {clock() - began:.0f} s, at: {last[:100]}"
+            yield f"  {clock() - began:.0f} s, at: {at[:100]}"
         else:
             continue
         shown = clock()
