@@ -15,7 +15,7 @@ class TooSlow(Exception):
     """The clips of a scale would take longer than the budget, and a smaller scale helps.
 
     Attributes:
-        seconds: what all clips of the scale would have taken.
+        seconds: what the clips that were begun would have taken.
         smaller: the scale to take instead.
     """
 
@@ -37,13 +37,16 @@ class Budget:
         self.scales, self.clock = scales, clock
         self.end = clock() + seconds
 
-    def begin(self, scale: Scale, sparse: Sequence[bool]) -> None:
-        """Begin the clips of ``scale``: for each in turn, whether it has sparse steps."""
+    def begin(self, scale: Scale, sparse: Sequence[bool], done: int = 0) -> None:
+        """Begin the clips of ``scale``: for each in turn, whether it has sparse steps. The first ``done`` are there already."""
         self.scale = scale
         self.smaller = self.scales[self.scales.index(scale) + 1 :]
-        steps = [is_sparse and step >= scale.dense_steps for is_sparse in sparse for step in range(scale.steps)]
-        self.ahead = [SPARSE_STEP if is_sparse else DENSE_STEP for is_sparse in steps]
+        clips = [
+            [SPARSE_STEP if is_sparse and step >= scale.dense_steps else DENSE_STEP for step in range(scale.steps)] for is_sparse in sparse
+        ]
+        self.ahead = sum(clips[done:], [])
         self.all = sum(self.ahead)
+        self.idle_seconds = scale.idle_seconds * self.all / sum(map(sum, clips))
         self.began = self.clock()
 
     def step(self) -> None:
@@ -54,7 +57,7 @@ class Budget:
         end = self.began + whole
         if end <= self.end or not self.smaller:
             return
-        pace = whole / self.scale.idle_seconds
+        pace = whole / self.idle_seconds
         takes = {scale: pace * scale.idle_seconds for scale in self.smaller}
         in_time = [scale for scale in self.smaller if now + takes[scale] <= self.end]
         smallest = self.smaller[-1]

@@ -46,26 +46,27 @@ class Demo:
         budget = Budget(seconds, SCALES[self.device])
         print(f"{self.scale} on {self.device}, in at most about {_words(seconds)}")
         while len(self.clips) < len(METHODS):
-            budget.begin(self.scale, [settings is not None for settings in METHODS.values()])
+            budget.begin(self.scale, [settings is not None for settings in METHODS.values()], len(self.clips))
             try:
-                self._all_methods(transformer, budget)
+                self._remaining(transformer, budget)
             except TooSlow as slow:
                 self._hurry(slow)
 
     def _hurry(self, slow: TooSlow) -> None:
-        """Take one thread, since threads that share a core wait for each other; where that was done or comes late, smaller clips."""
-        told = f"this machine is slow or busy, the clips would take {_words(slow.seconds)}:"
-        again = not self.clips and torch.get_num_threads() > 1
-        torch.set_num_threads(1)
-        if again:
-            print(f"{told} once more with one thread, which on a busy machine is faster")
+        """Go on with one thread, since threads that have to share a core wait for each other; after that with smaller clips."""
+        told = f"this machine is slow or busy, what is left would take {_words(slow.seconds)}:"
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)
+            print(f"{told} this clip once more with one thread, which on a busy machine is faster")
+            if OURS not in self.clips:
+                self.shares = KeyShareMap()
         else:
-            print(f"{told} smaller ones instead, {slow.smaller}")
-            print(f"(to have the larger ones: make demo DEMO_ARGS='--seconds {1.5 * slow.seconds:.0f}')")
-        self._begin(self.scale if again else slow.smaller)
+            print(f"{told} smaller clips instead, {slow.smaller}")
+            print(f"(to have the larger ones: make demo DEMO_ARGS='--seconds {2 * slow.seconds:.0f}')")
+            self._begin(slow.smaller)
 
-    def _all_methods(self, transformer, budget: Budget) -> None:
-        for label, settings in METHODS.items():
+    def _remaining(self, transformer, budget: Budget) -> None:
+        for label, settings in list(METHODS.items())[len(self.clips) :]:
             observe = self.shares if label == OURS else None
             self.clips[label] = generate(transformer, self.scale, self.seed, label, settings, observe, budget.step)
             save_figures(self.clips, self.device, self.folder / FIGURES)

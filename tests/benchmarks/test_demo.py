@@ -156,6 +156,14 @@ def test_what_is_nearly_done_is_not_begun_anew():
     assert Machine(1).play(SCALES["cpu"][-1], 100) is None
 
 
+def test_one_thread_goes_on_from_the_clips_that_are_done():
+    machine = Machine()
+    machine.budget.begin(SCALES["cpu"][0], machine.sparse)
+    whole = machine.budget.idle_seconds
+    machine.budget.begin(SCALES["cpu"][0], machine.sparse, done=2)
+    assert len(machine.budget.ahead) == 2 * SCALES["cpu"][0].steps and machine.budget.idle_seconds < whole == SCALES["cpu"][0].idle_seconds
+
+
 def test_the_scales_get_smaller_and_sparse_steps_count_for_more():
     for scales in SCALES.values():
         assert sorted(scales, key=lambda scale: -scale.idle_seconds) == list(scales)
