@@ -46,7 +46,7 @@ class Budget:
         ]
         self.ahead = sum(clips[done:], [])
         self.all = sum(self.ahead)
-        self.idle_seconds = scale.idle_seconds * self.all / sum(map(sum, clips))
+        self.cost = scale.cost * self.all / sum(map(sum, clips))
         self.began = self.clock()
 
     def step(self) -> None:
@@ -57,8 +57,8 @@ class Budget:
         end = self.began + whole
         if end <= self.end or not self.smaller:
             return
-        pace = whole / self.idle_seconds
-        takes = {scale: pace * scale.idle_seconds for scale in self.smaller}
+        pace = whole / self.cost
+        takes = {scale: pace * scale.cost for scale in self.smaller}
         in_time = [scale for scale in self.smaller if now + takes[scale] <= self.end]
         smallest = self.smaller[-1]
         if in_time or 2 * takes[smallest] < end - now:
