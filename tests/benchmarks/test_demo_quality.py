@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.demo import PUBLISHED, SVG2, SVG_EAR, Scale, generate, psnr
+from benchmarks.demo.clips import PUBLISHED, SVG2, SVG_EAR, Scale, generate
 from benchmarks.demo_model import sample
+from benchmarks.quality.metrics import psnr
 
-SCALE = Scale(grid=(5, 14, 24), steps=4, dense_steps=1, guidance=1.0)
+SCALE = Scale(grid=(5, 14, 24), steps=4, dense_steps=1, guidance=1.0, cost=1.0)
 
 
 @pytest.fixture(scope="module")

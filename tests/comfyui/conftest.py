@@ -1,26 +1,22 @@
-"""A session-wide ComfyUI server. Without a checkout these tests are skipped and the run says so; with one, a skip fails."""
+"""A session-wide ComfyUI server. Without a checkout these tests are skipped; with one, a skip fails."""
 
 from pathlib import Path
 
 import pytest
-from harness import browser
 from harness.checkpoints import ARCHITECTURES
 from harness.server import Server
-
-from benchmarks.checkout import HOW_TO_GET_ONE, find_checkout
+from left_out import CHECKOUT, NO_BROWSER, NO_BROWSER_REASON, NO_CHECKOUT_REASON
 
 HERE = Path(__file__).parent
-CHECKOUT = find_checkout()
 BROWSER_TESTS = HERE / "browser"
-NO_BROWSER = browser.missing()
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if CHECKOUT is None and HERE in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="no ComfyUI checkout found"))
+            item.add_marker(pytest.mark.skip(reason=NO_CHECKOUT_REASON))
         elif NO_BROWSER and BROWSER_TESTS in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason=f"missing {', '.join(NO_BROWSER)}"))
+            item.add_marker(pytest.mark.skip(reason=NO_BROWSER_REASON))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,22 +37,6 @@ def _no_skip(report, path):
         report.outcome = "failed"
         report.longrepr = f"skipped although {CHECKOUT} was found: {report.longrepr}"
     return report
-
-
-def pytest_report_header():
-    return f"ComfyUI: {CHECKOUT or 'NOT FOUND'}"
-
-
-def pytest_terminal_summary(terminalreporter):
-    if CHECKOUT is None:
-        line = f"THE COMFYUI TESTS DID NOT RUN: no checkout found; {HOW_TO_GET_ONE}, then run `make test` again"
-        terminalreporter.write_line(line, red=True, bold=True)
-    else:
-        terminalreporter.write_line(f"ComfyUI tests ran against {CHECKOUT}", green=True, bold=True)
-    if NO_BROWSER:
-        terminalreporter.write_line(f"THE BROWSER TESTS DID NOT RUN: missing {', '.join(NO_BROWSER)}", red=True, bold=True)
-    elif browser.SCREENSHOTS.is_dir():
-        terminalreporter.write_line(f"screenshots of the browser tests: {browser.SCREENSHOTS}")
 
 
 @pytest.fixture(scope="session")

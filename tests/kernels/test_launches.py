@@ -42,15 +42,17 @@ class Launches(TorchDispatchMode):
 @pytest.mark.skipif(GPU, reason="test_cuda.py counts kernels")
 @pytest.mark.parametrize(("text", "batch"), [(0, 1), (20, 1), (0, 2)])
 def test_a_warm_call_makes_few_launches(text, batch):
-    inputs = clustered(130 + text, batch=batch, heads=CHUNKS // batch, dtype=torch.float16)
+    inputs = clustered(70 + text, batch=batch, heads=CHUNKS // batch, dtype=torch.float16)
     settings, state = Settings(query_clusters=5, key_clusters=34, kmeans_first=1), ClusterState()
-    layout = SequenceLayout(range(text, 130 + text))
+    layout = SequenceLayout(range(text, 70 + text))
 
-    def call():
-        sparse_attention(*inputs, settings, state=state, layouts=layout, memory_limit=1, implementation="triton")
+    def call(state, implementation):
+        sparse_attention(*inputs, settings, state=state, layouts=layout, memory_limit=1, implementation=implementation)
 
-    call()
+    # What the torch stages leave is what a first call leaves, and takes the interpreter no time.
+    call(state, "torch")
+    warm = ClusterState(calls=1, items=dict(state.items))
     launches = Launches()
     with patch.object(interpreter.GridExecutor, "__call__", launches.counting(interpreter.GridExecutor.__call__)), launches:
-        call()
+        call(warm, "triton")
     assert len(launches.names) <= MOST, launches.names

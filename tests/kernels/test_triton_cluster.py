@@ -1,3 +1,4 @@
+from functools import cache
 from importlib import import_module
 
 import pytest
@@ -77,21 +78,27 @@ def test_a_token_moves_among_the_candidates_of_its_cluster(tokens, dtype):
     assert tokens <= 16 or (chosen > 1.01 * distances.amin(-1)).any()
 
 
+@cache
+def strided_keys(dim):
+    """Keys, and their clusters where everything is contiguous: around 9 centroids, around 64, and with candidates."""
+    keys = inputs(70, batch=2, heads=2, dim=dim)[1]
+    one_head = keys[:, 1:2]
+    near = (one_head[:, :, :17], torch.arange(70, device=DEVICE).expand(2, 1, 70) % 17, None, 16)
+    few, many = (cluster(keys, count, 1, keys[:, :, :count].contiguous()) for count in (9, 64))
+    return keys, near, few, many, cluster(one_head, 17, 1, *near)
+
+
 @layouts
 @pytest.mark.parametrize("dim", [64, 128])
 def test_strides_do_not_matter(layout, dim):
-    keys = inputs(100, batch=2, heads=3, dim=dim)[1]
-    centroids = arranged(keys[:, :, :9], "tokens first")
-    assert same(cluster(arranged(keys, layout), 9, 1, centroids), cluster(keys, 9, 1, centroids.contiguous()))
-    whole = arranged(keys[:, :, :64], "tokens first")
-    assert same(cluster(keys, 64, 1, whole), cluster(keys, 64, 1, whole.contiguous()))
-    keys = keys[:, 1:2]
-    near = (keys[:, :, :17], torch.arange(100, device=DEVICE).expand(2, 1, 100) % 17, None, 16)
-    assert same(cluster(arranged(keys, layout), 17, 1, *near), cluster(keys, 17, 1, *near))
+    keys, near, few, many, of_candidates = strided_keys(dim)
+    assert same(cluster(arranged(keys, layout), 9, 1, arranged(keys[:, :, :9], "tokens first")), few)
+    assert same(cluster(keys, 64, 1, arranged(keys[:, :, :64], layout)), many)
+    assert same(cluster(arranged(keys[:, 1:2], layout), 17, 1, *near), of_candidates)
 
 
 def test_iterations_are_calls_in_a_row_and_repeat_bitwise():
-    keys = inputs(500)[1]
+    keys = inputs(200)[1]
     first = cluster(keys, 20, 1, keys[:, :, :20])
     assert same(cluster(keys, 20, 2, keys[:, :, :20]), cluster(keys, 20, 1, first.centroids))
     assert same(cluster(keys, 20, 2), cluster(keys, 20, 2))

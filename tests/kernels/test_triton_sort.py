@@ -19,10 +19,11 @@ from svg_ear.kernels.triton_stages.sort import sort_by_label  # noqa: E402
     ],
 )
 def test_it_sorts_stably(tokens, count, kind):
-    labels = torch.randint(count, (2, 2, tokens), generator=torch.Generator().manual_seed(tokens)).to(DEVICE, kind)
+    items = 2 if tokens < 1000 else 1
+    labels = torch.randint(count, (items, 2, tokens), generator=torch.Generator().manual_seed(tokens)).to(DEVICE, kind)
     found = sort_by_label(labels, count)
     assert torch.equal(found.order.long(), labels.argsort(dim=-1, stable=True))
-    sizes = torch.zeros(2, 2, count, dtype=torch.int64, device=DEVICE).scatter_add_(-1, labels.long(), torch.ones_like(labels.long()))
+    sizes = torch.zeros(items, 2, count, dtype=torch.int64, device=DEVICE).scatter_add_(-1, labels.long(), torch.ones_like(labels.long()))
     assert torch.equal(found.sizes.long(), sizes)
     assert torch.equal(found.offsets[..., 1:].long(), sizes.cumsum(-1)) and (found.offsets[..., 0] == 0).all()
 

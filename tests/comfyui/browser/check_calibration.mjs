@@ -1,6 +1,6 @@
 // Gather two runs and save them in the real interface. Reads {prompt, calibrate, save, vueNodes}; prints what the nodes said.
 import { join } from "node:path";
-import { open, request, run } from "./page.mjs";
+import { open, request, run, settle } from "./page.mjs";
 
 const { page, errors, close } = await open({ settings: { "Comfy.VueNodes.Enabled": request.vueNodes }, viewport: { width: 1000, height: 800 } });
 const seen = {};
@@ -19,7 +19,7 @@ const state = () =>
   });
 
 await page.evaluate((prompt) => window.app.loadApiJson(prompt, "calibration"), request.prompt);
-await page.waitForTimeout(800);
+await settle(page, 800);
 await page.evaluate(async ({ calibrate, save }) => {
   const every = window.app.graph._nodes;
   const [gathers, saves] = [calibrate, save].map((id) => every.find((known) => String(known.id) === id));
@@ -32,7 +32,7 @@ await page.evaluate(async ({ calibrate, save }) => {
   window.app.canvas.ds.scale = 1;
   window.app.canvas.ds.offset = [70, 190];
   window.app.canvas.setDirty(true, true);
-  await new Promise((done) => setTimeout(done, 700));
+  await window.settle(700);
 }, request);
 
 seen.before = await state();

@@ -1,13 +1,12 @@
-// What the properties panel does to the widgets of our nodes. Reads {nodes: [types], locale}; prints their widths and placeholders.
+// What the properties panel does to the widgets of our nodes. Reads {nodes: [types], locales};
+// prints their widths, and their placeholders in each language.
 import { join } from "node:path";
-import { open, request } from "./page.mjs";
+import { open, request, settle } from "./page.mjs";
 
-const { page, errors, close } = await open({
-  settings: { "Comfy.VueNodes.Enabled": false, "Comfy.RightSidePanel.IsOpen": true, "Comfy.Locale": request.locale ?? "en" },
-  viewport: { width: 2200, height: 1300 },
-});
+const settings = { "Comfy.VueNodes.Enabled": false, "Comfy.RightSidePanel.IsOpen": true };
+const { page, errors, reopen, close } = await open({ settings, viewport: { width: 2200, height: 1300 } });
 
-await page.evaluate(async (kinds) => {
+const add = () => page.evaluate(async (kinds) => {
   await window.app.loadGraphData({ nodes: [], links: [], groups: [], version: 0.4 }, true, true, "panel");
   window.app.canvas.ds.scale = 1;
   window.app.canvas.ds.offset = [90, 120];
@@ -18,7 +17,7 @@ await page.evaluate(async (kinds) => {
     node.setSize([464, node.size[1]]);
     return node;
   });
-  await new Promise((done) => setTimeout(done, 900));
+  await window.settle(900);
 }, request.nodes);
 
 const widths = () =>
@@ -30,17 +29,23 @@ const widths = () =>
 const seen = { widths: Object.fromEntries(request.nodes.map((kind) => [kind, {}])), errors };
 const note = async (name) => Object.entries(await widths()).forEach(([kind, width]) => (seen.widths[kind][name] = width));
 
-seen.placeholders = await page.evaluate(() => [...document.querySelectorAll(".svg-ear-status + textarea")].map((text) => text.placeholder));
+await add();
 await note("before");
 for (const [number, kind] of request.nodes.entries()) {
   await page.evaluate((number) => window.app.canvas.selectNode(window.ours[number]), number);
-  await page.waitForTimeout(900);
+  await settle(page, 900);
   seen.panel ||= await page.evaluate(() => document.body.innerText.includes("Parameters"));
   await page.screenshot({ path: join(request.screenshots, `panel_${kind}.png`) });
   await note(`${kind} chosen`);
 }
 await page.evaluate(() => window.app.canvas.deselectAll());
-await page.waitForTimeout(600);
+await settle(page, 600);
 await note("after");
+seen.placeholders = {};
+for (const locale of request.locales) {
+  await reopen({ ...settings, "Comfy.Locale": locale });
+  await add();
+  seen.placeholders[locale] = await page.evaluate(() => [...document.querySelectorAll(".svg-ear-status + textarea")].map((text) => text.placeholder));
+}
 console.log(JSON.stringify(seen));
 await close();

@@ -1,7 +1,7 @@
 // Run a workflow with SVG-EAR Routed Blocks in the real interface and use its view as a person would.
 // Reads {prompt, node, status, vueNodes, light}: an API workflow, and the ids of the nodes to look at. Prints what was seen.
 import { join } from "node:path";
-import { open, request, run } from "./page.mjs";
+import { open, request, run, settle } from "./page.mjs";
 
 const kind = `${request.vueNodes ? "nodes2" : "classic"}${request.light ? "_light" : ""}`;
 const { page, errors, close } = await open({
@@ -28,7 +28,7 @@ const lay = () =>
     window.app.canvas.ds.scale = 0.98;
     window.app.canvas.ds.offset = [80, 130];
     window.app.canvas.setDirty(true, true);
-    await new Promise((done) => setTimeout(done, 700));
+    await window.settle(700);
   }, request);
 
 const state = () =>
@@ -66,7 +66,7 @@ const state = () =>
 
 const choose = async (name, value) => {
   await page.locator(`.svg-ear-${name} select`).selectOption(String(value));
-  await page.waitForTimeout(400);
+  await settle(page, 400);
   return state();
 };
 const shot = (name) => page.screenshot({ path: join(request.screenshots, `view_${kind}_${name}.png`) });
@@ -74,18 +74,18 @@ const shot = (name) => page.screenshot({ path: join(request.screenshots, `view_$
 const look = async (canvas, x, y) => {
   const box = await page.locator(".svg-ear-view canvas").nth(canvas).boundingBox();
   await page.mouse.move(box.x + box.width * x, box.y + box.height * y);
-  await page.waitForTimeout(150);
+  await settle(page, 150);
   return state();
 };
 const press = async (selector, ...keys) => {
   await page.locator(selector).first().focus();
   for (const key of keys) await page.keyboard.press(key);
-  await page.waitForTimeout(200);
+  await settle(page, 200);
   return state();
 };
 
 await page.evaluate((prompt) => window.app.loadApiJson(prompt, "routed blocks"), request.prompt);
-await page.waitForTimeout(800);
+await settle(page, 800);
 // An unchanged workflow must not sample again.
 await page.evaluate(() => window.app.graph._nodes.flatMap((node) => node.widgets ?? []).filter((widget) => widget.name === "control_after_generate").forEach((widget) => (widget.value = "fixed")));
 await lay();
@@ -105,7 +105,7 @@ seen.overDense = await look(1, 0.05, 0.5);
 seen.overToken = await look(3, 0.5, 0.5);
 await page.mouse.down();
 await page.mouse.up();
-await page.waitForTimeout(200);
+await settle(page, 200);
 seen.pinned = await state();
 await shot("pinned");
 await page.mouse.move(800, 1320);
@@ -116,20 +116,20 @@ seen.keyboardTable = await press(".svg-ear-view canvas >> nth=2", "ArrowUp", "Ar
 
 // What an older or a broken server might send changes nothing.
 await page.evaluate(() => [undefined, {}, { svg_ear: [] }, { svg_ear: [null] }].forEach((message) => window.viewNode.onExecuted(message)));
-await page.waitForTimeout(300);
+await settle(page, 300);
 seen.afterNothing = await state();
 await page.evaluate(() => window.viewNode.onExecuted({ svg_ear: [{ version: 99, runs: [{}] }] }));
-await page.waitForTimeout(300);
+await settle(page, 300);
 seen.afterUnknown = await state();
 await page.evaluate(() => window.viewNode.onExecuted({ svg_ear: [{ version: 1, runs: [] }] }));
-await page.waitForTimeout(300);
+await settle(page, 300);
 seen.withoutRuns = await state();
 
 await page.evaluate(async () => {
   const saved = JSON.parse(JSON.stringify(window.app.graph.serialize()));
   await window.app.loadGraphData(saved, true, true, "reloaded");
 });
-await page.waitForTimeout(1200);
+await settle(page, 1200);
 await lay();
 await run(page);
 await lay();
@@ -138,9 +138,9 @@ await shot("reloaded");
 // The help panel; the interface asks for a page in its language first, which is not an error of ours.
 seen.errors = [...errors];
 seen.help = await page.evaluate(() => window.app.canvas.selectNode(window.viewNode)).then(async () => {
-  await page.waitForTimeout(600);
+  await settle(page, 600);
   await page.locator('[data-testid="info-button"]').first().evaluate((button) => button.click());
-  await page.waitForTimeout(2000);
+  await settle(page, 2000);
   return page.evaluate(() => ({
     titles: [...document.querySelectorAll("h1, h2")].map((title) => title.textContent),
     pictures: [...document.querySelectorAll("img")].filter((picture) => picture.src.includes("/svg-ear/docs/")).map((picture) => picture.naturalWidth),

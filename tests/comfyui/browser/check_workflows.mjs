@@ -3,7 +3,7 @@
 // prints {workflow: {missing, overlaps, rejected, errors, told, sizes}}.
 import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { open, request } from "./page.mjs";
+import { open, request, settle } from "./page.mjs";
 
 const { page, errors: seen, close } = await open({ settings: { "Comfy.VueNodes.Enabled": request.vueNodes } });
 
@@ -18,7 +18,7 @@ const portrait = async () => {
     const { left, top } = canvas.canvas.getBoundingClientRect();
     return [left + 400, top + 270, node.size[0], node.size[1] + 30];
   });
-  await page.waitForTimeout(500);
+  await settle(page, 500);
   await page.screenshot({ path: join(request.screenshots, `attention${request.vueNodes ? "_nodes2" : ""}.png`), clip: { x, y, width, height } });
 };
 
@@ -29,13 +29,13 @@ for (const file of request.workflows) {
   const workflow = JSON.parse(readFileSync(file, "utf8"));
   const found = await page.evaluate(async ([workflow, name]) => {
     await window.app.loadGraphData(workflow, true, true, name);
-    await new Promise((done) => setTimeout(done, 900));
+    await window.settle(900);
     const nodes = window.app.graph.nodes ?? window.app.graph._nodes;
     // As after a run: what our nodes tell makes them grow.
     for (const node of nodes.filter((node) => ["SVGEARAttention", "SVGEARCalibrate"].includes(node.type))) {
       window.app.api.dispatchCustomEvent("progress_text", { nodeId: String(node.id), text: "Too short, 8,190 of 24,576 tokens:\nnothing ran sparse" });
     }
-    await new Promise((done) => setTimeout(done, 900));
+    await window.settle(900);
     const told = nodes.filter((node) => node.widgets?.some((widget) => widget.name === "$$node-text-preview")).length;
     const missing = nodes.filter((node) => !window.LiteGraph.registered_node_types[node.type]).map((node) => node.type);
     const boxes = nodes.map((node) => ({ type: node.type, x: node.pos[0], y: node.pos[1] - 30, right: node.pos[0] + node.size[0], bottom: node.pos[1] + node.size[1] }));
@@ -56,7 +56,7 @@ for (const file of request.workflows) {
     const sizes = Object.fromEntries(nodes.map((node) => [`${node.id} ${node.type}`, Array.from(node.size, Math.round)]));
     return { missing, overlaps, told, prompt: prompt.output, sizes };
   }, [workflow, name]);
-  await page.waitForTimeout(500);
+  await settle(page, 500);
   await page.screenshot({ path: join(request.screenshots, `workflow_${name}${request.vueNodes ? "_nodes2" : ""}.png`) });
   if (name === request.portrait) await portrait();
   const answer = await fetch(`${request.address}/prompt`, { method: "POST", body: JSON.stringify({ prompt: found.prompt }) });

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import numpy
 
+from .patience import Patience
+
+# For one answer, which takes milliseconds: it may find the server in the middle of a step.
+ANSWER_SECONDS = 120
+
 
 class PromptRejected(Exception):
     """The server refused a workflow before running it; ``details`` is its answer."""
@@ -81,15 +86,15 @@ class Client:
             raise PromptRejected(json.loads(error.read())) from None
 
     def wait(self, prompt_id: str, timeout: float = 120) -> Result:
-        """Wait until a queued workflow has ended."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        """Wait until a queued workflow has ended; ``timeout`` is in seconds of an idle machine."""
+        patience = Patience(timeout)
+        while patience.lasts():
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)
             if entry is not None:
                 return _result(entry)
             time.sleep(0.05)
         self.interrupt()
-        raise TimeoutError(f"workflow {prompt_id} did not end within {timeout} s")
+        raise TimeoutError(f"workflow {prompt_id} did not end within {patience}")
 
     def interrupt(self) -> None:
         """Interrupt the running workflow, as the Cancel button does."""
@@ -97,10 +102,10 @@ class Client:
 
     def wait_for_evaluations(self, count: int, timeout: float = 60) -> None:
         """Return once a ``SVGEARTestMidSampling`` node has seen ``count`` evaluations since ``reset_counters``."""
-        deadline = time.monotonic() + timeout
+        patience = Patience(timeout)
         while self.get("/svg-ear-tests/state")["evaluations"] < count:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"fewer than {count} evaluations of the model within {timeout} s")
+            if not patience.lasts():
+                raise TimeoutError(f"fewer than {count} evaluations of the model within {patience}")
             time.sleep(0.02)
 
     def state(self) -> dict:
@@ -130,13 +135,13 @@ class Client:
 
     def get(self, path: str):
         """GET a path and decode its JSON."""
-        with urllib.request.urlopen(self.address + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.address + path, timeout=ANSWER_SECONDS) as answer:
             return json.load(answer)
 
     def _post(self, path: str, body: dict):
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.address + path, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 

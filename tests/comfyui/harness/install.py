@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.checkout import find_checkout
+from scripts.install import install as pip_install
 
 TORCH_PARTS = ("torch", "torchvision", "torchaudio")
 # ComfyUI imports both at start. Their wheels are linked against CUDA builds of torch, but the first pair imports beside
@@ -68,8 +69,10 @@ def _name(requirement: str) -> str:
 
 
 def _pip(*arguments: str, check: bool = True) -> bool:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
-    return subprocess.run(command, check=check).returncode == 0
+    done = pip_install(*arguments)
+    if check and not done:
+        raise SystemExit("pip failed: see above")
+    return done
 
 
 def _imports(*modules: str) -> bool:
