@@ -19,7 +19,8 @@ from ..recording.summary import UNRELATED, headline, status
 from .call import AttentionCall
 from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
-from .evaluation import Block, Evaluation, read_evaluation
+from .dense import dense_attention
+from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
 from .identity import require_grid, require_model
 from .memory import is_out_of_memory
 from .options import Options
@@ -30,7 +31,6 @@ from .wording import in_words
 
 logger = logging.getLogger("svg_ear")
 
-OVERRIDE = "optimized_attention_override"
 EVALUATION = "svg_ear"
 # Device types and settings that have had a call in this process.
 _PREPARED = set()
@@ -182,7 +182,7 @@ class Patch:
         call = AttentionCall.of(*args, **kwargs)
         evaluation.block = None
         evaluation.calls += 1
-        dense = partial(func if evaluation.inner is None else partial(evaluation.inner, func), *args, **kwargs)
+        dense = partial(self._dense, func, args, kwargs, call, evaluation)
         found = decide(call, evaluation, transformer_options, self.options)
         if found not in UNRELATED:
             self.run.see(call.tokens, evaluation.size)
@@ -192,10 +192,24 @@ class Patch:
             return found
 
         self._report(found, evaluation.block or evaluation.named_block(transformer_options), evaluation.step)
-        if found not in reasons.SCHEDULED:
-            return dense()
-        with self.run.timer.dense(call.q.device, call.shape).stage("dense", call.q.device):
-            return dense()
+        return dense(found)
+
+    def _dense(
+        self,
+        func: Callable[..., Tensor],
+        args: tuple,
+        kwargs: dict,
+        call: AttentionCall,
+        evaluation: Evaluation,
+        reason: Reason | None = None,
+    ) -> Tensor:
+        """The output of a call of ``func`` that stays dense, for ``reason`` where it has one."""
+        dense, device = dense_attention(func, args, kwargs, call, evaluation, reason), call.q.device
+        with self.run.timer.dense(device, call.shape).stage("dense", device) if reason in reasons.SCHEDULED else nullcontext():
+            output = dense()
+        if reason not in UNRELATED:
+            self.run.count_attention(dense.name)
+        return output
 
     def _attend(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, dense: Callable[[], Tensor]) -> Tensor | Reason:
         """The output of a call that can run sparse, or the reason why it stays dense after all; ``dense`` computes that."""

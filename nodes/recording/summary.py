@@ -129,9 +129,18 @@ def _calls(run: RunRecord) -> list[str]:
         lines.append(f"  mean density {run.density:.1%}, estimated error {run.estimated_error:.1%}")
     lines.append(f"Dense calls: {sum(run.dense_calls.values())}")
     blamed = None if run.sparse_calls or not run.completed else _cause_of(run)
-    return lines + [
+    lines += [
         f"  {count} {reason.name}: {'see above' if reason == blamed else reason.sentence}" for reason, count in run.dense_calls.items()
     ]
+    if run.dense_attention:
+        lines.append(f"Dense calls of the video used: {_dense_attention(run)}")
+    return lines
+
+
+def _dense_attention(run: RunRecord) -> str:
+    if len(run.dense_attention) == 1:
+        return next(iter(run.dense_attention))
+    return "; ".join(f"{name} ({count})" for name, count in run.dense_attention.items())
 
 
 def _times(run: RunRecord) -> list[str]:
