@@ -228,6 +228,13 @@ def test_what_the_model_prefers_is_not_lost(default):
     assert record.dense_attention == {"ComfyUI's SageAttention, preferred by the model": 1}
 
 
+def test_what_asks_for_full_precision_is_left_to_comfyui(default):
+    default(0.005)
+    own, cross = Chosen(), Chosen()
+    _, played = preferring(own, cross, lambda attention: attention(*half(qkv()), HEADS, low_precision_attention=False))
+    assert (own.calls, cross.calls, played.dense_calls) == (0, 0, 1)
+
+
 def test_what_one_module_prefers_is_not_anothers(default):
     default(0.02)
     own = Chosen()
