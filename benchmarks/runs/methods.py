@@ -35,6 +35,7 @@ class Calls:
 
     Attributes:
         sparse, dense: how many; ``dense`` by reason.
+        dense_attention: those of the video by what computed them; empty where it is not known.
         sparse_steps: the steps in which any ran sparse, with their mean exact share; 0 where it is not known.
         exact_share: mean share of the video pairs computed exactly in the sparse calls, None where it is not known.
         state_bytes: what was kept between the steps.
@@ -42,6 +43,7 @@ class Calls:
 
     sparse: int = 0
     dense: dict[str, int] = field(default_factory=dict)
+    dense_attention: dict[str, int] = field(default_factory=dict)
     sparse_steps: dict[int, float] = field(default_factory=dict)
     exact_share: float | None = None
     state_bytes: int | None = None
@@ -126,14 +128,17 @@ class Method:
     def calls(self) -> Calls | None:
         """What the run did; None for dense methods, which nothing counts."""
         if self.sol:
-            return Calls(self.sol.sparse_calls, dict(self.sol.dense_calls), dict.fromkeys(self.sol.sparse_steps, 0.0))
+            steps = dict.fromkeys(self.sol.sparse_steps, 0.0)
+            return Calls(self.sol.sparse_calls, dict(self.sol.dense_calls), sparse_steps=steps)
         if not self.spec.is_ours:
             return None
         record = self.model.get_attachment(ATTACHMENT).newest()
         dense = {reason.name: count for reason, count in record.dense_calls.items()}
         # A run that was stopped has no trace.
         steps = _shares(record) if record.completed else dict.fromkeys(range(self.spec.dense_steps(self.steps), self.steps), 0.0)
-        return Calls(record.sparse_calls, dense, steps, record.density, record.state_bytes)
+        # An older checkout does not say it.
+        attention = getattr(record, "dense_attention", {})
+        return Calls(record.sparse_calls, dense, attention, steps, record.density, record.state_bytes)
 
 
 def _shares(record) -> dict[int, float]:

@@ -148,11 +148,16 @@ def figures(run: Run, calls: Calls | None, spec: Spec, steps: int, layers: tuple
         "finite": "" if run.finite is None else run.finite,
         "sparse_calls": calls.sparse if calls else "",
         "dense_calls": sum(calls.dense.values()) if calls else "",
-        "dense_reasons": "; ".join(f"{count} {reason}" for reason, count in calls.dense.items()) if calls else "",
+        "dense_reasons": _counts(calls.dense) if calls else "",
+        "dense_attention": _counts(calls.dense_attention) if calls else "",
         "exact_share": number(calls and calls.exact_share),
         "state_mib": number(calls and calls.state_bytes and calls.state_bytes / 2**20),
         "step_seconds": " ".join(map(number, run.step_seconds)),
     }
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return "; ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def number(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,6 +62,18 @@ class AttentionCall:
     def arrange(self, output: Tensor) -> Tensor:
         """Output ``[B, H, L, D]`` in the layout that the caller expects."""
         return output if self.skip_output_reshape else output.transpose(1, 2).flatten(2)
+
+    def through(self, attention: Callable[..., Tensor]) -> Tensor:
+        """The output of ``attention``, a function of ComfyUI's signature."""
+        layout = {"skip_reshape": self.skip_reshape, "skip_output_reshape": self.skip_output_reshape}
+        return attention(self.q, self.k, self.v, self.heads, mask=self.mask, **layout, **self.options)
+
+    def first_queries(self, count: int) -> AttentionCall:
+        """The call of its first queries alone, about ``count`` over all batch items and heads."""
+        rows = min(self.tokens, max(count // (self.q.shape[0] * self.heads), 1))
+        # A mask with one row is of all queries.
+        mask = self.mask if self.mask is None or self.mask.shape[-2] == 1 else self.mask.narrow(-2, 0, rows)
+        return replace(self, q=self.q.narrow(-2, 0, rows), mask=mask)
 
     def dense_reason(self) -> Reason | None:
         """What in the call itself keeps it dense."""

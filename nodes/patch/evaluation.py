@@ -16,6 +16,8 @@ from ..recording.trace import Place
 from .schedule import Schedule
 from .sequence import Architecture, apply_mask
 
+# Where an attention override lies in ``transformer_options``.
+OVERRIDE = "optimized_attention_override"
 # What ComfyUI means by the numbers of ``cond_or_uncond``.
 BRANCHES = {0: "cond", 1: "uncond"}
 
@@ -54,6 +56,7 @@ class Evaluation:
         size: of the video, None where it is not known.
         block: of the call that is running, None while it is not known to be one of the video's own attention.
         calls: attention calls so far.
+        preferred: see :func:`preferred_attention`.
     """
 
     model: object
@@ -69,6 +72,7 @@ class Evaluation:
     size: VideoSize | None = None
     block: Block | None = None
     calls: int = 0
+    preferred: dict = field(default_factory=dict)
     _ordinals: Counter = field(default_factory=Counter)
     _layouts: dict = field(default_factory=dict)
 

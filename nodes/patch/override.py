@@ -20,7 +20,8 @@ from ..recording.words import Text
 from .call import AttentionCall
 from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
-from .evaluation import Block, Evaluation, read_evaluation
+from .dense import dense_attention
+from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
 from .identity import require_grid, require_model
 from .lengths import Lengths
 from .memory import is_out_of_memory
@@ -33,7 +34,6 @@ from .wording import in_words
 
 logger = logging.getLogger("svg_ear")
 
-OVERRIDE = "optimized_attention_override"
 EVALUATION = "svg_ear"
 # What is compiled in this process, whoever compiled it.
 _PREPARATIONS = Preparations()
@@ -186,7 +186,7 @@ class Patch:
         call = AttentionCall.of(*args, **kwargs)
         evaluation.block = None
         evaluation.calls += 1
-        dense = partial(func if evaluation.inner is None else partial(evaluation.inner, func), *args, **kwargs)
+        dense = partial(self._dense, func, args, kwargs, call, evaluation)
         least = self.lengths.least(call.q.device, call.heads)
         found = decide(call, evaluation, transformer_options, self.options, least.tokens)
         if found not in UNRELATED:
@@ -197,11 +197,26 @@ class Patch:
             return found
 
         self._report(found, evaluation.block or evaluation.named_block(transformer_options), evaluation.step)
-        if found not in reasons.SCHEDULED:
-            return dense()
-        self._compile_ahead(call, evaluation)
-        with self.run.timer.dense(call.q.device, call.shape).stage("dense", call.q.device):
-            return dense()
+        if found in reasons.SCHEDULED:
+            self._compile_ahead(call, evaluation)
+        return dense(found)
+
+    def _dense(
+        self,
+        func: Callable[..., Tensor],
+        args: tuple,
+        kwargs: dict,
+        call: AttentionCall,
+        evaluation: Evaluation,
+        reason: Reason | None = None,
+    ) -> Tensor:
+        """The output of a call of ``func`` that stays dense, for ``reason`` where it has one."""
+        dense, device = dense_attention(func, args, kwargs, call, evaluation, reason), call.q.device
+        with self.run.timer.dense(device, call.shape).stage("dense", device) if reason in reasons.SCHEDULED else nullcontext():
+            output = dense()
+        if reason not in UNRELATED:
+            self.run.count_attention(dense.name)
+        return output
 
     def _attend(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, dense: Callable[[], Tensor]) -> Tensor | Reason:
         """The output of a call that can run sparse, or the reason why it stays dense after all; ``dense`` computes that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -33,6 +33,7 @@ class RunRecord:
         loading: those before the first evaluation of the model.
         sparse_calls: attention calls that ran sparse.
         dense_calls: the others by reason.
+        dense_attention: those of the video's own attention by what computed them, in words.
         density: mean share of the video pairs computed exactly in the sparse calls; None without any.
         estimated_error: mean relative error that the probe expected of the sparse calls; None without any.
         times: how long the calls took.
@@ -55,6 +56,7 @@ class RunRecord:
     seconds: float
     sparse_calls: int
     dense_calls: dict[Reason, int]
+    dense_attention: dict[str, int] = field(default_factory=dict)
     density: float | None = None
     estimated_error: float | None = None
     loading: float = 0.0
@@ -98,6 +100,7 @@ class Run:
         self._began = time.perf_counter()
         self._loading = 0.0
         self._dense_calls: Counter[Reason] = Counter()
+        self._dense_attention: Counter[str] = Counter()
         self._dense_steps: set[int] = set()
         self._seen: tuple[int, VideoSize | None, int, str] | None = None
         self._warnings: dict[str, None] = {}
@@ -135,6 +138,11 @@ class Run:
             self._dense_calls[reason] += 1
             return self._dense_calls[reason] == 1
 
+    def count_attention(self, name: str):
+        """Count a dense call of the video's own attention by what computed it."""
+        with self._lock:
+            self._dense_attention[name] += 1
+
     def dense_step(self, step: int, device: torch.device) -> StageTimer:
         """Count a step that stays dense; the timer of its evaluation on ``device``."""
         with self._lock:
@@ -169,6 +177,7 @@ class Run:
             seconds=time.perf_counter() - self._began,
             sparse_calls=sparse_calls,
             dense_calls=dict(self._dense_calls.most_common()),
+            dense_attention=dict(self._dense_attention.most_common()),
             density=means and means[0],
             estimated_error=means and means[1],
             loading=self._loading,

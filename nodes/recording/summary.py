@@ -147,7 +147,15 @@ def _calls(run: RunRecord) -> list[str]:
     for reason, count in run.dense_calls.items():
         sentence = Text("see above") if reason == blamed else reason.sentence
         lines.append(Text("  {count} {reason}: {sentence}", count=count, reason=reason.name, sentence=sentence))
+    if run.dense_attention:
+        lines.append(Text("Dense calls of the video used: {attention}", attention=_dense_attention(run)))
     return lines
+
+
+def _dense_attention(run: RunRecord) -> str:
+    if len(run.dense_attention) == 1:
+        return next(iter(run.dense_attention))
+    return "; ".join(f"{name} ({count})" for name, count in run.dense_attention.items())
 
 
 def _times(run: RunRecord) -> list[str]:

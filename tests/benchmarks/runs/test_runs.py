@@ -1,6 +1,7 @@
 """The bench of whole clips: what it reckons and shows, sol_attn's schedule, and tiny sampler runs in a real ComfyUI. Times need a GPU."""
 
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -118,11 +119,12 @@ def run_of(seconds):
 
 def test_columns_of_a_row():
     calls = SimpleNamespace(sparse=9, dense={"warm-up-step": 4, "dense-block": 3}, sparse_steps=dict.fromkeys(range(1, 4), 0.1))
-    calls.exact_share, calls.state_bytes = 0.1, 2**20
+    calls.exact_share, calls.state_bytes, calls.dense_attention = 0.1, 2**20, {"cuDNN (PyTorch SDPA)": 7}
     row = figures(run_of([4.0, 5.0, 1.5, 1.0]), calls, Spec.parse("balanced"), 4, (4, 40), 4.0)
     assert row["dense_step_s"] == "4" and row["sparse_step_s"] == "1" and row["first_sparse_extra_s"] == "4"
     assert row["second_sparse_extra_s"] == "0.5" and row["run_s"] == "12.5" and row["peak_gib"] == "2" and row["state_mib"] == "1"
     assert row["sparse_calls"] == 9 and row["dense_calls"] == 7 and row["dense_reasons"] == "4 warm-up-step; 3 dense-block"
+    assert row["dense_attention"] == "7 cuDNN (PyTorch SDPA)"
     assert (
         row["clip"] == "20 steps, reckoned from 4 steps of 4 of 40 layers" and row["clip_dense_s"] == "160" and row["clip_sparse_s"] == "16"
     )
@@ -225,5 +227,6 @@ def test_tiny_models_are_sampled_in_comfyui(tmp_path):
         # All self-attention of the sparse steps but the first layer's.
         layers = int(row["layers"])
         assert int(row["sparse_calls"]) == int(row["sparse_steps"]) * (layers - 1)
+        assert re.fullmatch(r"\d+ ComfyUI's PyTorch attention", row["dense_attention"])
         assert f"{row['sparse_steps']} dense-block" in row["dense_reasons"] and float(row["exact_share"]) == pytest.approx(0.3, abs=0.03)
     assert (tmp_path / "runs.svg").is_file() and "HunyuanVideo 720p" in (tmp_path / "runs_results.md").read_text()

@@ -93,6 +93,14 @@ def test_sizes_that_reach_are_no_larger_than_they_need(grid):
     assert frames * rows * (columns - 1) < 10_000 or frames * (rows - 1) * columns < 10_000
 
 
+def test_what_computed_the_dense_calls():
+    one = {"cuDNN (PyTorch SDPA)": 7}
+    assert "Dense calls of the video used: cuDNN (PyTorch SDPA)\n" in told(record(9, dense_attention=one, times=RunTimes(sparse=1.0)))
+    two = told(record(9, dense_attention=one | {"ComfyUI's PyTorch attention": 2}))
+    assert "used: cuDNN (PyTorch SDPA) (7); ComfyUI's PyTorch attention (2)" in two
+    assert "of the video used" not in told(record(9))
+
+
 def test_what_was_saved_and_what_dense_steps_took():
     times = RunTimes({"attend": 40.0}, sparse=50.0, once=10.0, dense=200.0, dense_steps=100.0)
     text = told(record(400, {WARM_UP_STEP: 100}, seconds=300.0, times=times, dense_steps=4))
