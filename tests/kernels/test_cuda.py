@@ -101,7 +101,8 @@ def test_kernels_are_prepared_while_other_work_runs():
     while not preparation.has_ended:
         dense = F.scaled_dot_product_attention(*inputs)
     torch.cuda.synchronize()
-    assert torch.cuda.memory_allocated() - before == dense.untyped_storage().nbytes()
+    # The allocator hands out multiples of 512 bytes.
+    assert 0 <= torch.cuda.memory_allocated() - before - dense.untyped_storage().nbytes() < 512
     assert torch.equal(sparse_attention(*inputs).output, expected)
 
 
