@@ -11,13 +11,14 @@ from torch import Tensor
 from ...kernels.calibration import Calibration, CalibrationRun, ModelIdentity, Profile
 from ..patch.call import AttentionCall
 from ..patch.evaluation import Evaluation
+from ..patch.failures import failure
 from ..patch.identity import model_identity
 from ..patch.options import Options, RecordingOptions
 from ..patch.override import Patch, logger
 from ..patch.schedule import Schedule
 from ..patch.state import StateKey
 from ..recording.reasons import Reason
-from ..recording.summary import cause
+from ..recording.summary import cause, in_words
 from ..recording.words import Joined, Text, counted
 
 LENGTH_CHANGES = Text(
@@ -49,34 +50,28 @@ class CalibratingPatch(Patch):
         # Two devices may make their first call at once.
         self._starting = threading.Lock()
         self.trouble: str | None = None
-        # Whether the number of video tokens is not the same in all calls of the run.
-        self._changes = False
+        # Why the run that goes on cannot be counted, None while it can.
+        self._spoiled: str | None = None
         # What was calibrated, and where.
         self._profiled: tuple[ModelIdentity, torch.device] | None = None
 
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run: count it when it ends well."""
         self.run = self.new_run(executor.class_obj, kwargs.get("latent_shapes"))
-        outer, self._gathering, self._changes = self._gathering, None, False
+        outer, self._gathering, self._spoiled = self._gathering, None, None
         result = None
         try:
             result = executor(*args, **kwargs)
-            if self._gathering is not None and not self._changes:
+            if self._gathering is not None and not self._spoiled:
                 self._gathering.finish()
                 self.tell(f"{counted(self.calibration.runs, 'run')} gathered")
         finally:
-            run, counts, self._gathering, self._schedule = self.run, self._gathering is not None and not self._changes, outer, None
+            run, counts, self._gathering, self._schedule = self.run, self._gathering is not None and not self._spoiled, outer, None
             record = run.finish(result)
             self.recorder.add(record)
             # After an error or an interrupt that is the reason, which the user knows.
-            self.trouble = (
-                None
-                if counts or not record.completed
-                else LENGTH_CHANGES
-                if self._changes
-                else Text("Not looked at: {cause}", cause=cause(record))
-            )
-        if self.trouble and not self._changes:
+            self.trouble = None if counts or not record.completed else self._spoiled or Text("Not looked at: {cause}", cause=cause(record))
+        if self.trouble and not self._spoiled:
             self._warn(self.trouble)
         return result
 
@@ -102,12 +97,23 @@ class CalibratingPatch(Patch):
         with self._starting:
             if self._gathering is None:
                 self._gathering = self._start(call, key, evaluation, schedule)
-            if len(key.layouts[0].video) != self._gathering.tokens and not self._changes:
-                self._changes = True
-                self._warn(LENGTH_CHANGES)
-        if self._gathering.wants(evaluation.step) and not self._changes:
-            self._observe(call, key, evaluation, output)
+            if len(key.layouts[0].video) != self._gathering.tokens:
+                self._spoil(LENGTH_CHANGES)
+        if self._gathering.wants(evaluation.step) and not self._spoiled:
+            try:
+                self._observe(call, key, evaluation, output)
+            except Exception as error:
+                reason = failure(error)
+                if reason is None:
+                    raise
+                self._spoil(Text("Not gathered: {cause}", cause=in_words(reason)))
         return output
+
+    def _spoil(self, why: str) -> None:
+        """Look at nothing more in this run, which then does not count."""
+        if not self._spoiled:
+            self._spoiled = why
+            self._warn(why)
 
     def _start(self, call: AttentionCall, key: StateKey, evaluation: Evaluation, schedule: Schedule) -> CalibrationRun:
         run = self.calibration.start(

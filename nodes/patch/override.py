@@ -22,9 +22,9 @@ from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
 from .dense import dense_attention
 from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
+from .failures import failure
 from .identity import require_grid, require_model
 from .lengths import Lengths
-from .memory import is_out_of_memory
 from .options import Options
 from .preparation import Preparations
 from .schedule import Schedule
@@ -192,7 +192,7 @@ class Patch:
         if found not in UNRELATED:
             self.run.see(call.tokens, evaluation.size, least.tokens, least.origin)
         if not isinstance(found, Reason):
-            found = self._attend(call, found, evaluation, dense)
+            found = self.run.failed(call.q.device) or self._attend(call, found, evaluation, dense)
         if not isinstance(found, Reason):
             return found
 
@@ -248,12 +248,21 @@ class Patch:
                 observe=observe,
             )
         except Exception as error:
-            if not is_out_of_memory(error):
+            reason = failure(error)
+            if reason is None:
                 raise
             self.states.clear(call.q.device)
-            return reasons.OUT_OF_MEMORY
+            if reason is not reasons.OUT_OF_MEMORY:
+                self._give_up(call.q.device, reason, error)
+            return reason
         self.run.count_sparse(result.statistics, place)
         return call.arrange(result.output)
+
+    def _give_up(self, device: torch.device, reason: Reason, error: Exception) -> None:
+        """Run everything dense on ``device`` until the run ends."""
+        self.run.fail(device, reason)
+        logger.debug("%s on %s", reason.name, device, exc_info=error)
+        self.tell(f"{reason.name}, running dense")
 
     def _compile_ahead(self, call: AttentionCall, evaluation: Evaluation) -> None:
         """Begin to compile for the sparse calls to come, beside a call that the schedule keeps dense."""

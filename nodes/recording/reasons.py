@@ -130,6 +130,12 @@ OUT_OF_MEMORY = Reason(
     "The GPU had no memory left for this call.",
     "Set memory_limit_mb, or use fewer frames or a lower resolution.",
 )
+KERNEL_FAILED = Reason(
+    "kernel-failed",
+    "Triton could not compile or launch a kernel.",
+    "Triton needs a C compiler and a cache folder that can be written to (TRITON_CACHE_DIR); update Triton and the GPU driver, then "
+    "queue again. Everything stays dense in this run.",
+)
 
 
 def unknown_architecture(model_class: str) -> Reason:
@@ -137,6 +143,11 @@ def unknown_architecture(model_class: str) -> Reason:
     return replace(
         UNKNOWN_ARCHITECTURE, sentence=Text("The model ({model}) is not one whose tokens SVG-EAR understands.", model=model_class)
     )
+
+
+def kernel_failed(error: str) -> Reason:
+    """:data:`KERNEL_FAILED` with what was said."""
+    return replace(KERNEL_FAILED, sentence=Text("Triton could not compile or launch a kernel ({error}).", error=error))
 
 
 # What only the user's schedule keeps dense: such calls could run sparse as they are.

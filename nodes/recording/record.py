@@ -102,6 +102,7 @@ class Run:
         self._dense_calls: Counter[Reason] = Counter()
         self._dense_attention: Counter[str] = Counter()
         self._dense_steps: set[int] = set()
+        self._failed: dict[torch.device, Reason] = {}
         self._seen: tuple[int, VideoSize | None, int, str] | None = None
         self._warnings: dict[str, None] = {}
         self._on_cpu = False
@@ -126,6 +127,15 @@ class Run:
             is_new = text not in self._warnings
             self._warnings[text] = None
             return is_new
+
+    def fail(self, device: torch.device, reason: Reason):
+        """Note why nothing more can run sparse on ``device`` in this run."""
+        with self._lock:
+            self._failed.setdefault(device, reason)
+
+    def failed(self, device: torch.device) -> Reason | None:
+        """Why nothing more can run sparse on ``device``, None where it can."""
+        return self._failed.get(device)
 
     def count_sparse(self, statistics: Statistics, place: Place):
         """Count one sparse call."""

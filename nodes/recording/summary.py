@@ -218,4 +218,9 @@ def cause(run: RunRecord) -> str:
     reason = _cause_of(run)
     if reason is None:
         return Text("all attention calls were of other kinds than the video's own attention.")
+    return in_words(reason)
+
+
+def in_words(reason: Reason) -> Text:
+    """A reason with what to change."""
     return Text("{reason}: {sentences}", reason=reason.name, sentences=_sentences(reason.sentence, reason.remedy))
