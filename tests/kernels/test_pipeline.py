@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, reference, sparse_attention
+from svg_ear.kernels.settings import CLUSTERING
 
 EVERYTHING = Settings(density=1.0)
 
@@ -190,6 +191,26 @@ class TestState:
             sparse_attention(q, k, v, self.settings, state=state, memory_limit=1)
             outputs.append(sparse_attention(q, k, v, self.settings, state=state, memory_limit=limit).output)
         assert relative_error(*outputs) < 1e-12
+
+    @pytest.mark.parametrize("change", [{"density": 0.6}, {"min_share": 0.5}, {"budget": "top-p"}, {"probe_score": "mass"}])
+    def test_a_state_serves_calls_with_another_budget(self, change):
+        q, k, v = clustered(400)
+        outputs = []
+        for first in (self.settings, replace(self.settings, **change)):
+            state = ClusterState()
+            sparse_attention(q, k, v, first, state=state)
+            outputs.append(sparse_attention(q, k, v, self.settings, state=state).output)
+        assert torch.equal(*outputs)
+
+    @pytest.mark.parametrize("name", CLUSTERING)
+    def test_a_state_of_another_clustering_is_refused(self, name):
+        q, k, v = clustered(400)
+        state = ClusterState()
+        sparse_attention(q, k, v, self.settings, state=state)
+        value = getattr(self.settings, name)
+        other = replace(self.settings, **{name: not value if isinstance(value, bool) else 16 if name == "kmeans_candidates" else value + 1})
+        with pytest.raises(ValueError, match="use a new ClusterState"):
+            sparse_attention(q, k, v, other, state=state)
 
     def test_a_state_of_other_calls_is_refused(self):
         q, k, v = clustered(400)
