@@ -19,7 +19,7 @@ CLUSTERING = ("query_clusters", "key_clusters", "kmeans_first", "kmeans_next", "
 
 @dataclass(frozen=True)
 class Settings:
-    """How one attention call is routed. Defaults are those of the ``balanced`` preset.
+    """How one attention call is routed. Defaults are those of the presets, but for the density.
 
     Raises ValueError for a value outside the range given here.
 

@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"break-even at density {density}: {'not measured' if tokens is None else f'{tokens:.0f} tokens'}")
     if options.data[0] == DRAWN:
         plot(table.saved(), options.docs)
-    return report(bars(table.rows, Options().min_tokens, {preset.density for preset in PRESETS.values()}))
+    presets = [Options(preset=name) for name in PRESETS]
+    least, most = min(preset.settings().density for preset in presets), max(preset.first_density() for preset in presets)
+    return report(bars(table.rows, Options().min_tokens, [density for density in DENSITIES if least <= density <= most]))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

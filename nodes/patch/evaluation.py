@@ -49,6 +49,7 @@ class Evaluation:
         step, sparse_steps: see :class:`Place`.
         sigma: noise level, None where the sampler does not tell.
         step_reason: why the step stays dense.
+        density: share of exact pairs in the step, None where it is that of the settings.
         branch, context_window: see :class:`StateKey`.
         inner: the attention override below ours.
         size: of the video, None where it is not known.
@@ -63,6 +64,7 @@ class Evaluation:
     sigma: float | None
     sparse_steps: tuple[int, ...]
     step_reason: Reason | None
+    density: float | None
     branch: tuple
     context_window: tuple
     inner: Callable | None = None
@@ -122,6 +124,7 @@ def read_evaluation(
         sigma=sigma,
         sparse_steps=schedule.sparse_steps,
         step_reason=schedule.dense_reason(sigma),
+        density=schedule.density(sigma),
         branch=_branch_of(transformer_options),
         context_window=tuple(getattr(window, "index_list", None) or ()),
         inner=inner,

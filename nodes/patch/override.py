@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -214,10 +215,11 @@ class Patch:
         if first := self._first_on(call.q.device):
             self.tell("Preparing kernels, once")
         state = self.states.get(key, evaluation.step)
+        settings = self.settings if evaluation.density is None else replace(self.settings, density=evaluation.density)
         try:
             result = kernels.sparse_attention(
                 *call.split_heads(),
-                self.settings,
+                settings,
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
                 blocks=blocks,
                 state=state,
