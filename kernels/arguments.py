@@ -40,6 +40,16 @@ def layouts_of(q: Tensor, layouts: SequenceLayout | Sequence[SequenceLayout] | N
     return [layouts] * q.shape[0] if isinstance(layouts, SequenceLayout) else list(layouts)
 
 
+def owners_of(batch: int, owners: Sequence[int] | None) -> list[int]:
+    """For each batch item the one whose clusters it takes; None is its own."""
+    owners = list(range(batch) if owners is None else owners)
+    if len(owners) != batch or any(owner not in range(batch) or owners[owner] != owner for owner in owners):
+        raise ValueError(
+            f"owners are {owners} for {batch} batch items; name for each item one that is its own owner, such as {[0] * batch}"
+        )
+    return owners
+
+
 def check_tensors(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]) -> None:
     """Raise ValueError unless shapes, dtypes, devices and layouts fit together."""
     if q.dim() != 4 or not q.shape == k.shape == v.shape:

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from .arguments import check_tensors, heads_at_once, layouts_of, settings_for, stages_for
+from .arguments import check_tensors, heads_at_once, layouts_of, owners_of, settings_for, stages_for
 from .blocks import anchored, copy_anchors, exact_blocks
 from .clustering import cluster_by_blocks, cluster_tokens
 from .settings import BlockRouting, SequenceLayout, Settings
@@ -29,6 +29,7 @@ def sparse_attention(
     layouts: SequenceLayout | Sequence[SequenceLayout] | None = None,
     blocks: BlockRouting | None = None,
     state: ClusterState | None = None,
+    owners: Sequence[int] | None = None,
     scale: float | None = None,
     memory_limit: int | None = None,
     timer: StageTimer | None = None,
@@ -48,6 +49,8 @@ def sparse_attention(
             None routes all tokens.
         blocks: what method ``calibrated`` computes; for that method only.
         state: clusters of the previous denoising step; updated in place. None clusters from scratch.
+        owners: for each batch item the one whose clusters it takes, which must be its own owner: the same positions together,
+            with means of its own. It costs a fraction of clustering anew. None lets every item have its own clusters.
         scale: factor of the logits; None is ``D ** -0.5``.
         memory_limit: bytes of working memory beyond the output that one chunk of heads should stay under (at least
             one head is processed at a time whatever it needs); None is three quarters of the size of q, k and v together, and on
@@ -61,7 +64,7 @@ def sparse_attention(
         Output and statistics.
 
     Raises:
-        ValueError: shapes, dtypes, devices, layouts or blocks that do not fit together, a state of another shape, or an
+        ValueError: shapes, dtypes, devices, layouts, owners or blocks that do not fit together, a state of another shape, or an
             unknown implementation.
         RuntimeError: Triton is wanted and cannot run on the device; the message says why.
     """
@@ -78,17 +81,20 @@ def sparse_attention(
     state.begin((*q.shape, tokens, q.dtype, q.device, stages.__name__), settings)
     step = heads_at_once(q, tokens, settings, memory_limit, stages)
     output = q.new_empty(batch, length, heads, dim).transpose(1, 2)
-    measured: list[list[Measured]] = []
-    for item, layout in enumerate(layouts):
-        call = _Call(stages, settings, layout, blocks, scale, timer, item)
+    owners = owners_of(batch, owners)
+    owned: dict[int, tuple[Clusters, Clusters]] = {}
+    measured: list[list[Measured]] = [[] for _ in layouts]
+    for item in sorted(range(batch), key=lambda item: owners[item] != item):
+        call = _Call(stages, settings, layouts[item], blocks, scale, timer, item)
         own = slice(item, item + 1)
-        groups, clusters = call.cluster(q[own], k[own], state)
-        measured.append([])
+        groups, clusters = call.cluster(q[own], k[own], state, owned.get(owners[item]))
+        if owners.count(item) > 1:
+            owned[item] = groups, clusters
         for head in range(0, heads, step):
             some = slice(head, min(heads, head + step))
             part = (own, some)
             routed = call.attend(q[part], k[part], v[part], output[part], groups.of_heads(some), clusters.of_heads(some), some)
-            measured[-1].append(Measured.of(routed.routing, routed.probe, routed.query_groups))
+            measured[item].append(Measured.of(routed.routing, routed.probe, routed.query_groups))
             if observe is not None:
                 observe(routed)
     state.calls += 1
@@ -111,12 +117,15 @@ class _Call:
     def video(self) -> slice:
         return slice(self.layout.video.start, self.layout.video.stop)
 
-    def cluster(self, q: Tensor, k: Tensor, state: ClusterState) -> tuple[Clusters, Clusters]:
-        """Query groups and key clusters of all heads, which take little memory."""
+    def cluster(self, q: Tensor, k: Tensor, state: ClusterState, owned: tuple[Clusters, Clusters] | None) -> tuple[Clusters, Clusters]:
+        """Query groups and key clusters of all heads, which take little memory: those of an owner that has its own already, or new ones."""
         queries, keys = q[:, :, self.video], k[:, :, self.video]
         with self.timer.stage("cluster", q.device):
             if self.blocks is not None:
                 return cluster_by_blocks(queries, keys, self.stages, self.blocks)
+            if owned is not None:
+                groups, clusters = owned
+                return self.stages.cluster_as(queries, groups), self.stages.cluster_as(keys, clusters)
             return cluster_tokens(queries, keys, self.stages, self.settings, state, self.item)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, groups: Clusters, clusters: Clusters, heads: slice) -> RoutedHeads:

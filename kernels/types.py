@@ -6,7 +6,7 @@ G query groups, C key clusters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -46,6 +46,12 @@ class Clusters:
         """These clusters, whose offsets were found together with them."""
         self.__dict__["offsets"] = offsets
         return self
+
+    def with_centroids(self, centroids: Tensor, rounded: Tensor | None = None) -> Clusters:
+        """The same members with other centroids; what follows from the sizes is found once for both."""
+        clusters = replace(self, centroids=centroids, rounded=rounded)
+        clusters.__dict__["derived"] = self.derived
+        return clusters.with_offsets(self.offsets)
 
     def rounded_to(self, dtype: torch.dtype) -> Tensor:
         """The centroids in the dtype of the tokens."""

@@ -220,6 +220,31 @@ class TestState:
             sparse_attention(q[:, :, :300], k[:, :, :300], v[:, :, :300], self.settings, state=state)
 
 
+class TestOwners:
+    settings = Settings(density=0.6, query_clusters=4, key_clusters=15, recluster_every=2)
+
+    def test_an_item_takes_the_partition_of_its_owner_with_means_of_its_own(self):
+        q, k, v = clustered(400, batch=2)
+        state, alone = ClusterState(), ClusterState()
+        shared = sparse_attention(q, k, v, self.settings, state=state, owners=(1, 1)).output
+        own = sparse_attention(q[1:], k[1:], v[1:], self.settings, state=alone).output
+        assert torch.equal(shared[1:], own) and list(state.items) == [1]
+        # A call that reuses the labels of the one before.
+        other = sparse_attention(q[:1], k[:1], v[:1], self.settings, state=ClusterState(calls=1, items=alone.items)).output
+        assert relative_error(shared[:1], other) < 1e-12
+        assert relative_error(shared[:1], sparse_attention(q[:1], k[:1], v[:1], self.settings).output) > 1e-3
+
+    def test_everything_exact_is_dense(self):
+        q, k, v = clustered(200, batch=2)
+        assert relative_error(sparse_attention(q, k, v, EVERYTHING, owners=(0, 0)).output, dense(q, k, v)) < 1e-12
+
+    @pytest.mark.parametrize("owners", [(0,), (0, 2), (1, 0), (-1, 1)])
+    def test_owners_that_own_nothing_are_refused(self, owners):
+        q, k, v = clustered(60, batch=2)
+        with pytest.raises(ValueError, match=r"for 2 batch items; name for each item one that is its own owner"):
+            sparse_attention(q, k, v, owners=owners)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
