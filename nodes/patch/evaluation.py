@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -17,7 +17,8 @@ from .schedule import Schedule
 from .sequence import Architecture, apply_mask
 
 # What ComfyUI means by the numbers of ``cond_or_uncond``.
-BRANCHES = {0: "cond", 1: "uncond"}
+COND = 0
+BRANCHES = {COND: "cond", 1: "uncond"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,18 @@ class Evaluation:
         branches = tuple(_branch(kinds[item * len(kinds) // batch]) for item in range(batch))
         grid = self.grid if math.prod(self.grid) == len(layout.video) else None
         return Place(block.layer, block.layers, self.step, self.sparse_steps, branches, grid)
+
+    def owners(self, batch: int, layouts: Sequence[SequenceLayout]) -> tuple[int, ...] | None:
+        """For each of ``batch`` items the one whose clusters it takes: without conditioning those of the same item with it.
+
+        Guidance subtracts the two, and what they estimate alike falls out. None where they are not evaluated together, or not in the
+        same places of the sequence: then each item has its own.
+        """
+        kinds = self.branch[0]
+        if sorted(kinds) != sorted(BRANCHES) or batch % len(kinds) or len({layout.video for layout in layouts}) > 1:
+            return None
+        items = batch // len(kinds)
+        return tuple(kinds.index(COND) * items + item % items for item in range(batch))
 
     def layouts(self, tokens: int, mask: Tensor | None) -> list[SequenceLayout] | Reason:
         """Which tokens are routed. A mask is read once, unless it changes: the layers of an evaluation share it."""

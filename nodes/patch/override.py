@@ -223,6 +223,7 @@ class Patch:
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
                 blocks=blocks,
                 state=state,
+                owners=evaluation.owners(call.shape[0], key.layouts),
                 scale=call.options.get("scale"),
                 memory_limit=self.options.memory_limit(),
                 # A layer's first call clusters anew, with other kernels than those after it.
