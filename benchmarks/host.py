@@ -27,6 +27,7 @@ class PackAttention:
         settings: how to route.
         observe: called with layer, step and the routing of each call.
         density: the share of exact pairs by layer and step; None is that of the settings.
+        owners: the batch item whose clusters each item takes; None lets each have its own.
 
     Attributes:
         densities: share of exact pairs of each call.
@@ -37,8 +38,9 @@ class PackAttention:
         settings: Settings,
         observe: Callable[[int, int, RoutedHeads], None] | None = None,
         density: Callable[[int, int], float] | None = None,
+        owners: tuple[int, ...] | None = None,
     ):
-        self.settings, self.observe, self.density_at = settings, observe, density
+        self.settings, self.observe, self.density_at, self.owners = settings, observe, density, owners
         self.densities: list[float] = []
         self.states: dict[int, ClusterState] = {}
 
@@ -47,6 +49,7 @@ class PackAttention:
             *(query, key, value),
             replace(self.settings, density=self.density_at(layer, step)) if self.density_at else self.settings,
             state=self.states.setdefault(layer, ClusterState()),
+            owners=self.owners,
             observe=self.observe and (lambda routed: self.observe(layer, step, routed)),
         )
         self.densities.append(result.statistics.density.mean().item())

@@ -51,6 +51,7 @@ SCALES = {"cpu": Scale(sample.SMALL_GRID, 6, 1.0, 2), "cuda": Scale(sample.LARGE
 QUICK_SCALE = Scale((5, 10, 16), 3, 1.0, 1)
 SEEDS = {"cpu": [1], "cuda": [1, 2, 3, 4]}
 USUAL_PARTS = ("standard", "few-step", "warm-up")
+TIMES = {"clip_time": CUDNN, "clip_time_flash": FLASH}
 PARTS = (*USUAL_PARTS, front.PART)
 # What a second guidance scale repeats: it takes twice the time.
 REPEATED = f"^({OURS}, |{PUBLISHED}, .*{REFERENCE_TARGET}$|{SOL}, {sol_setting(CORE_TAU, CORE_AUG)}$)"
@@ -127,7 +128,8 @@ class Bench:
         key = dict(zip(KEY, (part, grid, scale.steps, scale.guidance, method.name, method.setting))) | {"seed": seed}
         row = {**key, "tokens": scale.tokens, "dense_steps": clip.host.dense_steps, **figures(clip, reference)}
         if method.plan is not None:
-            row |= {"clip_time": f"{clip_time(method.plan, CUDNN):.4f}", "clip_time_flash": f"{clip_time(method.plan, FLASH):.4f}"}
+            times = {name: clip_time(method.plan, dense, 0.5 * method.shares_clusters) for name, dense in TIMES.items()}
+            row |= {name: f"{value:.4f}" for name, value in times.items()}
         row |= self.origin
         self.rows = [other for other in self.rows if not same(other, key)] + [row]
         layers = [{**key, **self.origin, **found} for found in errors_by_layer(clip)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from .schedules import FEW, Plan, plans_before
+from .schedules import FEW, SHARED, Plan, plans_before
 
 PART = "schedules"
 BEFORE, NOW, TRIED = "#b5651d", "#1d4f8c", "#9fb4cf"
@@ -37,7 +37,11 @@ class Point:
     @property
     def now(self) -> str | None:
         """The preset that does this."""
-        return _name(self.setting, {name: Plan.of_preset(name, self.steps) for name in plans_before(self.steps)}, self.steps)
+        plans = {name: Plan.of_preset(name, self.steps) for name in plans_before(self.steps)}
+        # With guidance the node shares clusters.
+        if self.guidance != 1 and SHARED not in self.setting:
+            return None
+        return _name(self.setting.removesuffix(SHARED), plans, self.steps)
 
     @property
     def before(self) -> str | None:
@@ -102,7 +106,7 @@ def _panel(axis, found: Sequence[Point]) -> None:
         for time, height, name in shown:
             place = ((-6, 5), "right") if colour == NOW else ((7, -9), "left")
             axis.annotate(name, (time, height), place[0], textcoords="offset points", ha=place[1], color=colour, fontsize=9)
-    axis.margins(x=0.14, y=0.08)
+    axis.margins(x=0.2, y=0.08)
     axis.set_xlabel("time of a Wan 14B clip at 720p over the dense one's")
     axis.set_ylabel("PSNR against the dense clip, dB")
     axis.grid(alpha=0.3, linewidth=0.5)

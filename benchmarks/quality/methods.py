@@ -14,7 +14,7 @@ from torch import Tensor
 from ..host import Attention, PackAttention, Settings
 from ..position_blocks import attend_blocks, exact_share, morton_order, routed_blocks
 from .cost import effective_density, position_blocks_density, sol_attn_density, with_effective_density
-from .schedules import Plan, plans_to_compare
+from .schedules import SHARED, Plan, plans_to_compare
 
 Grid = tuple[int, int, int]
 OURS, PUBLISHED, SVG2, SVG2_COMPENSATED = "ours", "SVG-EAR as published", "SVG2", "SVG2 routing, compensated"
@@ -66,18 +66,19 @@ class CountedAttention:
 
 
 class CountedPack(CountedAttention):
-    """The pack's attention; for ``density`` see :class:`PackAttention`."""
+    """The pack's attention; for ``density`` and ``owners`` see :class:`PackAttention`."""
 
-    def __init__(self, settings: Settings, density: Callable[[int, int], float] | None = None):
+    def __init__(self, settings: Settings, density: Callable[[int, int], float] | None = None, owners: tuple[int, ...] | None = None):
         super().__init__()
-        self._attention = PackAttention(settings, density=density)
+        self._attention = PackAttention(settings, density=density, owners=owners)
+        self._clustered = len(set(owners)) / len(owners) if owners else 1.0
 
     def __call__(self, layer: int, step: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         state = self._attention.states.get(layer)
         before = state.calls if state else 0
         output = self._attention(layer, step, query, key, value)
         exact = self._attention.densities[-1]
-        self.spent.append((exact, effective_density(self._attention.settings, query.shape[2], exact, before)))
+        self.spent.append((exact, effective_density(self._attention.settings, query.shape[2], exact, before, self._clustered)))
         return output
 
 
@@ -120,6 +121,7 @@ class Method:
         start: makes the attention of one clip; None is dense.
         dense_steps: first steps that stay dense; None is those of the scale.
         plan: shares by step and layer, which say what is dense in the place of ``dense_steps``.
+        shares_clusters: whether both branches of guidance take the clusters of the conditional one.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Method:
     start: Callable[[], Attention] | None
     dense_steps: int | None = None
     plan: Plan | None = None
+    shares_clusters: bool = False
 
 
 def standard_methods(scale: Scale, device: torch.device, say: Callable[[str], None]) -> Iterator[Method]:
@@ -176,12 +179,14 @@ def scheduled_methods(scale: Scale) -> Iterator[Method]:
     """Schedules: those of the presets, of what these were before, and others."""
     yield Method(DENSE, "", None)
     for plan in plans_to_compare(scale.steps):
-        yield _planned(str(plan), plan)
+        for shares in (True, False) if scale.guidance != 1 else (False,):
+            yield _planned(f"{plan}{SHARED if shares else ''}", plan, shares)
 
 
-def _planned(setting: str, plan: Plan) -> Method:
-    """Ours with the shares of ``plan``."""
-    return Method(OURS, setting, partial(CountedPack, Settings(), plan.share), plan.dense_steps, plan)
+def _planned(setting: str, plan: Plan, shares_clusters: bool = False) -> Method:
+    """Ours with the shares of ``plan``. With guidance a batch of the demo model holds uncond, then cond."""
+    start = partial(CountedPack, Settings(), plan.share, (1, 1) if shares_clusters else None)
+    return Method(OURS, setting, start, plan.dense_steps, plan, shares_clusters)
 
 
 def _published(tokens: int, group: int) -> Settings:
@@ -198,7 +203,7 @@ def _published(tokens: int, group: int) -> Settings:
 
 def _presets(names: tuple[str, ...], scale: Scale) -> Iterator[Method]:
     for name in names:
-        yield _planned(f"preset {name}", Plan.of_preset(name, scale.steps))
+        yield _planned(f"preset {name}", Plan.of_preset(name, scale.steps), scale.guidance != 1)
 
 
 def _at_density(

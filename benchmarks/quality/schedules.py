@@ -21,6 +21,8 @@ CUDNN, FLASH = "SDPA cuDNN", "SDPA flash"
 # The part of a dense step that is not video attention, over the video attention of that step on cuDNN: an H100 took 11.8 s for a step
 # and 0.2117 for each of its 40 calls.
 REST = 11.8 / (LAYERS * 0.2117) - 1
+# Follows the name of a plan where both branches of guidance take the clusters of the conditional one.
+SHARED = ", clusters of cond"
 # Models of at most so many steps get the preset few-step.
 FEW = 8
 # Plans of more different shares in a row are told by their ends.
@@ -105,12 +107,13 @@ def _tried_with_few(steps: int) -> list[Plan]:
     return [Plan.after(shares, then, steps) for shares, then in first] + [Plan.falling(0.5, 0.15, steps)]
 
 
-def call_time(share: float, dense: str = CUDNN) -> float:
+def call_time(share: float, dense: str = CUDNN, branches_sharing: float = 0.0) -> float:
     """Time of a call over one of dense attention on cuDNN, between the measured shares by a straight line.
 
     Args:
         share: of the pairs; 1 is dense.
         dense: what computes a dense call.
+        branches_sharing: part of the batch that takes the clusters of another part.
     """
     rates = _rates()
     if share == 1:
@@ -118,12 +121,12 @@ def call_time(share: float, dense: str = CUDNN) -> float:
     points = rates.sparse
     place = min(max(bisect([point[0] for point in points], share), 1), len(points) - 1)
     (left, low), (right, high) = points[place - 1], points[place]
-    return low + (high - low) * (share - left) / (right - left)
+    return low + (high - low) * (share - left) / (right - left) - branches_sharing * rates.clustering
 
 
-def clip_time(plan: Plan, dense: str = CUDNN) -> float:
+def clip_time(plan: Plan, dense: str = CUDNN, branches_sharing: float = 0.0) -> float:
     """Time of a clip over that of the dense clip on cuDNN."""
-    calls = sum(call_time(plan.share(layer, step), dense) for step in range(len(plan.shares)) for layer in range(LAYERS))
+    calls = sum(call_time(plan.share(layer, step), dense, branches_sharing) for step in range(len(plan.shares)) for layer in range(LAYERS))
     steps = len(plan.shares) * LAYERS
     return (calls + steps * REST) / (steps * (1 + REST))
 
@@ -132,6 +135,7 @@ def clip_time(plan: Plan, dense: str = CUDNN) -> float:
 class _Rates:
     dense: dict[str, float]
     sparse: list[tuple[float, float]]
+    clustering: float
 
 
 @cache
@@ -143,4 +147,5 @@ def _rates() -> _Rates:
     return _Rates(
         dense={name: times[name] / unit for name in (CUDNN, FLASH)},
         sparse=sorted((round(float(row["exact_share"]), 3), float(row["ms"]) / unit) for row in ours),
+        clustering=sum(float(row["cluster_ms"]) for row in ours) / len(ours) / unit,
     )

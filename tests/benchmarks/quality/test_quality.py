@@ -19,7 +19,17 @@ from benchmarks.quality.bound import sides
 from benchmarks.quality.cost import effective_density, with_effective_density
 from benchmarks.quality.front import points
 from benchmarks.quality.front import table as schedule_table
-from benchmarks.quality.methods import FULL_SIZE, OURS, PUBLISHED, SOL, CountedBlocks, Scale, sol_setting, standard_methods
+from benchmarks.quality.methods import (
+    FULL_SIZE,
+    OURS,
+    PUBLISHED,
+    SOL,
+    CountedBlocks,
+    Scale,
+    scheduled_methods,
+    sol_setting,
+    standard_methods,
+)
 from benchmarks.quality.metrics import flicker_psnr, gradient_deviation, psnr, ssim
 from benchmarks.quality.rows import bars, summarize
 from benchmarks.quality.schedules import CUDNN, FLASH, Plan, call_time, clip_time, plans_to_compare
@@ -174,6 +184,18 @@ def test_schedules_are_told_apart():
     assert {"4 dense, 16 x 0.1", "0.35 falling to 0.06", "8 x 0.3"} < set(names)
     assert str(Plan((1, *Plan.falling(0.3, 0.06, 20).shares[1:]))) == "1 dense, 0.276 falling to 0.06"
     assert str(Plan((0.3, 0.1), first_layer=0.5)) == "1 x 0.3, 1 x 0.1, layer 0 at least 0.5"
+
+
+def test_with_guidance_schedules_share_clusters_as_the_node_does():
+    guided = [method for method in scheduled_methods(Scale((3, 8, 12), 20, 3.0, 0)) if method.plan is not None]
+    names = [method.setting for method in guided]
+    assert {"0.35 falling to 0.06", "0.35 falling to 0.06, clusters of cond"} < set(names)
+    assert {method.setting: method.shares_clusters for method in guided} == {name: name.endswith("clusters of cond") for name in names}
+    assert not any(method.shares_clusters for method in scheduled_methods(Scale((3, 8, 12), 20, 1.0, 0)))
+    plan = Plan.of_preset("balanced", 20)
+    assert 0.98 < clip_time(plan, branches_sharing=0.5) / clip_time(plan) < 1
+    first, shared = (effective_density(Settings(), TOKENS, 0.1, 0, part) for part in (1.0, 0.5))
+    assert 0.1 < shared < first
 
 
 def test_a_preset_is_measured_as_the_node_runs_it():
