@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -25,21 +26,30 @@ class PackAttention:
     Args:
         settings: how to route.
         observe: called with layer, step and the routing of each call.
+        density: the share of exact pairs by layer and step; None is that of the settings.
+        owners: the batch item whose clusters each item takes; None lets each have its own.
 
     Attributes:
         densities: share of exact pairs of each call.
     """
 
-    def __init__(self, settings: Settings, observe: Callable[[int, int, RoutedHeads], None] | None = None):
-        self.settings, self.observe = settings, observe
+    def __init__(
+        self,
+        settings: Settings,
+        observe: Callable[[int, int, RoutedHeads], None] | None = None,
+        density: Callable[[int, int], float] | None = None,
+        owners: tuple[int, ...] | None = None,
+    ):
+        self.settings, self.observe, self.density_at, self.owners = settings, observe, density, owners
         self.densities: list[float] = []
         self.states: dict[int, ClusterState] = {}
 
     def __call__(self, layer: int, step: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         result = sparse_attention(
             *(query, key, value),
-            self.settings,
+            replace(self.settings, density=self.density_at(layer, step)) if self.density_at else self.settings,
             state=self.states.setdefault(layer, ClusterState()),
+            owners=self.owners,
             observe=self.observe and (lambda routed: self.observe(layer, step, routed)),
         )
         self.densities.append(result.statistics.density.mean().item())

@@ -40,12 +40,26 @@ def layouts_of(q: Tensor, layouts: SequenceLayout | Sequence[SequenceLayout] | N
     return [layouts] * q.shape[0] if isinstance(layouts, SequenceLayout) else list(layouts)
 
 
-def alike(layouts: list[SequenceLayout]) -> list[range]:
-    """Runs of batch items whose video lies at the same place: those are clustered together."""
+def owners_of(layouts: list[SequenceLayout], owners: Sequence[int] | None) -> list[int]:
+    """For each batch item the one whose clusters it takes; None is its own."""
+    batch = len(layouts)
+    owners = list(range(batch) if owners is None else owners)
+    if len(owners) != batch or any(owner not in range(batch) or owners[owner] != owner for owner in owners):
+        raise ValueError(
+            f"owners are {owners} for {batch} batch items; name for each item one that is its own owner, such as {[0] * batch}"
+        )
+    if any(layouts[owner].video != layout.video for owner, layout in zip(owners, layouts)):
+        raise ValueError(f"owners are {owners} of items whose video lies elsewhere: {layouts}; let each item be its own")
+    return owners
+
+
+def alike(layouts: list[SequenceLayout], owners: list[int]) -> list[range]:
+    """Runs of batch items whose video lies at the same place, and whose owners are as far away: those are clustered together."""
     found: list[range] = []
     for item, layout in enumerate(layouts):
-        if found and layouts[found[-1].start].video == layout.video:
-            found[-1] = range(found[-1].start, item + 1)
+        first = found[-1].start if found else item
+        if found and layouts[first].video == layout.video and owners[first] - first == owners[item] - item:
+            found[-1] = range(first, item + 1)
         else:
             found.append(range(item, item + 1))
     return found

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from .arguments import alike, check_tensors, heads_at_once, layouts_of, settings_for, stages_for
+from .arguments import alike, check_tensors, heads_at_once, layouts_of, owners_of, settings_for, stages_for
 from .blocks import anchored, copy_anchors, exact_blocks
 from .clustering import cluster_by_blocks, cluster_tokens
 from .settings import BlockRouting, SequenceLayout, Settings
@@ -30,6 +30,7 @@ def sparse_attention(
     layouts: SequenceLayout | Sequence[SequenceLayout] | None = None,
     blocks: BlockRouting | None = None,
     state: ClusterState | None = None,
+    owners: Sequence[int] | None = None,
     scale: float | None = None,
     memory_limit: int | None = None,
     timer: StageTimer | None = None,
@@ -49,6 +50,8 @@ def sparse_attention(
             None routes all tokens.
         blocks: what method ``calibrated`` computes; for that method only.
         state: clusters of the previous denoising step; updated in place. None clusters from scratch.
+        owners: for each batch item the one whose clusters it takes, which must be its own owner: the same positions together,
+            with means of its own. It costs a fraction of clustering anew. None lets every item have its own clusters.
         scale: factor of the logits; None is ``D ** -0.5``.
         memory_limit: bytes of working memory beyond the output that one chunk of heads should stay under (at least
             one head is processed at a time whatever it needs); None is three quarters of the size of q, k and v together, and on
@@ -62,7 +65,7 @@ def sparse_attention(
         Output and statistics.
 
     Raises:
-        ValueError: shapes, dtypes, devices, layouts or blocks that do not fit together, a state of another shape, or an
+        ValueError: shapes, dtypes, devices, layouts, owners or blocks that do not fit together, a state of another shape, or an
             unknown implementation.
         RuntimeError: Triton is wanted and cannot run on the device; the message says why.
     """
@@ -74,28 +77,42 @@ def sparse_attention(
     batch, heads, length, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
     done = timer.start(q.device) if timer else _untimed
-    tokens, together = len(layouts[0].video), alike(layouts)
+    owners = owners_of(layouts, owners)
+    tokens, together = len(layouts[0].video), alike(layouts, owners)
     state = state or ClusterState()
     state.begin((*q.shape, tokens, *map(len, together), q.dtype, q.device, stages.__name__), settings)
     step = heads_at_once(q, tokens, settings, memory_limit, stages)
     output = q.new_empty(batch, length, heads, dim).transpose(1, 2)
-    call, measured = _Call(stages, settings, blocks, scale, done), []
-    for items in together:
+    call = _Call(stages, settings, blocks, scale, done)
+    found: dict[range, tuple[Clusters, Clusters]] = {}
+    measured: dict[int, list[Measured]] = {item: [] for item in range(batch)}
+    # Owners before those who take what they have.
+    for items in sorted(together, key=lambda items: owners[items.start] != items.start):
         own = slice(items.start, items.stop)
-        groups, clusters = call.cluster(q[own], k[own], layouts[items.start], state, items)
+        owned = _items_of(found, owners[items.start], len(items))
+        groups, clusters = found[items] = call.cluster(q[own], k[own], layouts[items.start], state, items, owned)
         places = itertools.product(items, (range(head, min(heads, head + step)) for head in range(0, heads, step)))
         chunks = zip(*(parts(tensor[own], step) for tensor in (q, k, v, output)), groups.parts(step), clusters.parts(step))
         for (item, some), chunk in zip(places, chunks):
             routed = call.attend(*chunk, layouts[item], item, some)
-            measured.append(Measured.of(routed.routing, routed.probe, routed.query_groups))
+            measured[item].append(Measured.of(routed.routing, routed.probe, routed.query_groups))
             if observe is not None:
                 observe(routed)
     state.calls += 1
-    return AttentionResult(output, measure(measured, batch, tokens))
+    return AttentionResult(output, measure(list(itertools.chain(*measured.values())), batch, tokens))
 
 
 def _untimed(stage: str) -> None:
     """Where nobody asks how long a stage took."""
+
+
+def _items_of(found: dict[range, tuple[Clusters, Clusters]], first: int, count: int) -> tuple[Clusters, Clusters] | None:
+    """What was found for ``count`` batch items from ``first`` on; None for nothing yet."""
+    for items, (groups, clusters) in found.items():
+        if first in items:
+            some = slice(first - items.start, first - items.start + count)
+            return groups.items(some), clusters.items(some)
+    return None
 
 
 def _of(span: range, tensor: Tensor) -> Tensor:
@@ -113,11 +130,19 @@ class _Call:
     scale: float
     done: Callable[[str], None]
 
-    def cluster(self, q: Tensor, k: Tensor, layout: SequenceLayout, state: ClusterState, items: range) -> tuple[Clusters, Clusters]:
-        """Query groups and key clusters of all heads, which take little memory, of batch items whose video lies at the same place."""
+    def cluster(
+        self, q: Tensor, k: Tensor, layout: SequenceLayout, state: ClusterState, items: range, owned: tuple[Clusters, Clusters] | None
+    ) -> tuple[Clusters, Clusters]:
+        """Query groups and key clusters of all heads, which take little memory, of batch items whose video lies at the same place.
+
+        They are in the places of ``owned`` where owners have clusters already.
+        """
         queries, keys = (_of(layout.video, tensor) for tensor in (q, k))
         if self.blocks is not None:
             found = cluster_by_blocks(queries, keys, self.stages, self.blocks)
+        elif owned is not None:
+            groups, clusters = owned
+            found = self.stages.cluster_as(queries, groups), self.stages.cluster_as(keys, clusters)
         else:
             found = cluster_tokens(queries, keys, self.stages, self.settings, state, items)
         self.done("cluster")

@@ -14,11 +14,12 @@ CALIBRATED = "calibrated"
 METHODS = ("svg-ear", "svg2", CALIBRATED)
 BUDGETS = ("density", "top-p")
 PROBE_SCORES = ("error", "mass")
+CLUSTERING = ("query_clusters", "key_clusters", "kmeans_first", "kmeans_next", "kmeans_candidates", "recluster_every", "key_metric")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How one attention call is routed. Defaults are those of the ``balanced`` preset.
+    """How one attention call is routed. Defaults are those of the presets, but for the density.
 
     Raises ValueError for a value outside the range given here.
 
@@ -82,6 +83,11 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.kmeans_candidates != 0 and (self.kmeans_candidates < 16 or self.kmeans_candidates.bit_count() != 1):
             raise ValueError(f"kmeans_candidates is {self.kmeans_candidates}; it must be 0 or a power of two, at least 16")
+
+    @property
+    def clustering(self) -> tuple:
+        """What clusters depend on: calls that differ in nothing of it may start from one another's."""
+        return tuple(getattr(self, name) for name in CLUSTERING)
 
     @property
     def compensates(self) -> bool:

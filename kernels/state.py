@@ -13,12 +13,12 @@ from .settings import Settings
 class ClusterState:
     """Clusters kept from one denoising step to the next, for calls of one shape.
 
-    A call of another shape, dtype, device, settings or implementation needs a new state; :func:`sparse_attention`
-    raises ValueError otherwise.
+    A call of another shape, dtype, device, clustering or implementation needs a new state; :func:`sparse_attention`
+    raises ValueError otherwise. How much is exact may change from call to call.
 
     Attributes:
         calls: calls made with this state.
-        signature: shape, device and settings of those calls.
+        signature: shape, device and clustering of those calls.
         items: last clusters of the batch items that are clustered together, under the first of them.
     """
 
@@ -27,8 +27,8 @@ class ClusterState:
     items: dict[int, KeptClusters] = field(default_factory=dict)
 
     def begin(self, shape: tuple, settings: Settings) -> None:
-        """Take the first call's shape and settings; raise ValueError when a later call has others."""
-        signature = (*shape, settings)
+        """Take the first call's shape and clustering; raise ValueError when a later call has others."""
+        signature = (*shape, *settings.clustering)
         if self.signature is None:
             self.signature = signature
         elif self.signature != signature:

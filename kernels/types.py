@@ -6,7 +6,7 @@ G query groups, C key clusters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -44,10 +44,24 @@ class Clusters:
             for number, (*own, offsets, some_rounded) in enumerate(zip(*cut, rounded))
         ]
 
+    def items(self, some: slice) -> Clusters:
+        """The clusters of some batch items."""
+        if some == slice(0, len(self.labels)):
+            return self
+        rounded = None if self.rounded is None else self.rounded[some]
+        own = Clusters(self.labels[some], self.centroids[some], self.sizes[some], self.order[some], rounded)
+        return own.with_offsets(self.offsets[some])
+
     def with_offsets(self, offsets: Tensor) -> Clusters:
         """These clusters, whose offsets were found together with them."""
         self.__dict__["offsets"] = offsets
         return self
+
+    def with_centroids(self, centroids: Tensor, rounded: Tensor | None = None) -> Clusters:
+        """The same members with other centroids; what follows from the sizes is found once for both."""
+        clusters = replace(self, centroids=centroids, rounded=rounded)
+        clusters.__dict__["derived"] = self.derived
+        return clusters.with_offsets(self.offsets)
 
     def rounded_to(self, dtype: torch.dtype) -> Tensor:
         """The centroids in the dtype of the tokens."""

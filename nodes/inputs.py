@@ -21,9 +21,9 @@ class Widgets:
     def choice(self, name: str, choices: tuple[str, ...]):
         return io.Combo.Input(name, options=list(choices), **self._common(name))
 
-    def share(self, name: str):
-        """A number from 0 to 1."""
-        return io.Float.Input(name, min=0.0, max=1.0, step=0.01, round=0.001, **self._common(name))
+    def share(self, name: str, least: float = 0.0):
+        """A number from ``least`` to 1."""
+        return io.Float.Input(name, min=least, max=1.0, step=0.01, round=0.001, **self._common(name))
 
     def count(self, name: str, least: int, most: int):
         return io.Int.Input(name, min=least, max=most, **self._common(name))

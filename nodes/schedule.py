@@ -10,7 +10,7 @@ from .patch.options import ScheduleOptions
 TOOLTIPS = {
     "start_percent": (
         "Stay dense before this part of the denoising. Raise it when the composition differs too much from dense. Usually "
-        "dense_first_steps is enough."
+        "warm_up_density is enough."
     ),
     "end_percent": "Stay dense after this part of the denoising. Lower it when fine detail suffers.",
     "dense_last_steps": "Steps at the end of the denoising that stay dense. Rarely worth their time; try 1 when textures suffer.",

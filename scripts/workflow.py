@@ -72,6 +72,7 @@ WIDGETS = {
         "min_tokens": -1,
         "memory_limit_mb": 0,
         "strict": False,
+        "warm_up_density": -1.0,
     },
     "SVGEARRecord": {"layers": "auto", "steps": "auto", "heads": "auto", "limit_mb": 64},
     "SVGEARRoutedBlocks": {"layer": -1, "step": -1, "head": -1, "branch": "cond", "frames": 4, "width": 1400},
@@ -91,7 +92,7 @@ WIDGETS = {
     "SVGEARLoadCalibration": {"name": None, "compensate": True},
 }
 HEIGHTS = {
-    "SVGEARAttention": 350,
+    "SVGEARAttention": 375,
     "SVGEARRecord": 200,
     "SVGEARRoutedBlocks": 1160,
     "PreviewImage": 560,

@@ -3,6 +3,7 @@
 python -m benchmarks.quality                       everything that fits the device
 python -m benchmarks.quality --quick               a small clip, for a test
 python -m benchmarks.quality --name quality_held_out --seeds 11 12 13 14    other clips, in files of their own
+python -m benchmarks.quality --parts schedules     shares by step, against the time of a clip
 python -m benchmarks.quality --bound               how tight the bound of the error is, layer by layer
 python -m benchmarks.quality --plot-only CSV       tables and picture again, from the CSV
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from .. import pack, results
 from ..demo_model import sample
+from . import front
 from .bound import BoundedPack
 from .calibrated import calibrated_methods
 from .methods import (
@@ -34,19 +37,22 @@ from .methods import (
     Method,
     Scale,
     few_step_methods,
+    scheduled_methods,
     sol_setting,
     standard_methods,
     warm_up_methods,
 )
-from .rows import KEY, bars, markdown, summarize, table
+from .rows import KEY, bars, markdown, origin_of, summarize, table
 from .run import Clip, errors_by_layer, figures, generate
+from .schedules import CUDNN, FEW, FLASH, clip_time
 
 DOCS = pack.ROOT / "docs"
 SCALES = {"cpu": Scale(sample.SMALL_GRID, 6, 1.0, 2), "cuda": Scale(sample.LARGE_GRID, 20, 1.0, 4)}
 QUICK_SCALE = Scale((5, 10, 16), 3, 1.0, 1)
-FEW_STEPS = 8
 SEEDS = {"cpu": [1], "cuda": [1, 2, 3, 4]}
-PARTS = ("standard", "few-step", "warm-up")
+USUAL_PARTS = ("standard", "few-step", "warm-up")
+TIMES = {"clip_time": CUDNN, "clip_time_flash": FLASH}
+PARTS = (*USUAL_PARTS, front.PART)
 # What a second guidance scale repeats: it takes twice the time.
 REPEATED = f"^({OURS}, |{PUBLISHED}, .*{REFERENCE_TARGET}$|{SOL}, {sol_setting(CORE_TAU, CORE_AUG)}$)"
 BOUND_METHODS = f"^({OURS}|{PUBLISHED}), .*(density|share) {REFERENCE_TARGET}$"
@@ -80,31 +86,39 @@ class Bench:
         """Parts, and the methods of each, dense first."""
         scale, options = self.scale, self.options
         for part in options.parts:
-            for guidance in options.guidance if part == "standard" else options.guidance[:1]:
+            for guidance in options.guidance if part in ("standard", front.PART) else options.guidance[:1]:
                 planned = replace(scale, guidance=guidance)
                 if part == "standard":
                     methods = list(standard_methods(planned, self.device, say))
                     if options.calibration:
                         methods += calibrated_methods(options.calibration, planned)
                 elif part == "few-step":
-                    planned = replace(planned, steps=min(scale.steps, FEW_STEPS), dense_steps=0)
+                    planned = replace(planned, steps=min(scale.steps, FEW), dense_steps=0)
                     methods = few_step_methods(planned)
+                elif part == front.PART:
+                    methods = scheduled_methods(planned)
                 else:
                     methods = warm_up_methods(planned)
                 patterns = (options.methods, "" if guidance == options.guidance[0] else REPEATED)
                 yield part, planned, [method for method in methods if wanted(method, patterns)]
+            if part == front.PART and scale.steps > FEW:
+                few = replace(scale, steps=FEW)
+                yield part, few, [method for method in scheduled_methods(few) if wanted(method, (options.methods,))]
 
     def run(self) -> None:
-        """Every clip of every method; saves after each."""
-        plans = list(self.plans())
+        """Every clip of every method, or as many as can begin within the seconds asked for; saves after each."""
+        plans, end = list(self.plans()), time.monotonic() + self.options.seconds
         clips = sum(len(methods) * scale.steps for _, scale, methods in plans) * len(self.options.seeds)
         with tqdm(total=clips, unit="step", smoothing=0.05) as bar:
             for seed in self.options.seeds:
                 for part, scale, methods in plans:
                     reference = None
                     for method in methods:
+                        if time.monotonic() > end:
+                            say(f"TIME IS UP: {bar.total - bar.n} steps were not run")
+                            return
                         bar.set_description(f"clip {seed}, {label(method)}"[:60])
-                        clip = generate(self.transformer, method, scale, seed, bar.update)
+                        clip = generate(self.transformer, method, scale, seed, bar.update, compares=part != front.PART)
                         reference = reference or clip
                         self.keep(part, scale, method, seed, clip, reference)
 
@@ -112,7 +126,11 @@ class Bench:
         """Put a clip's rows in the place of earlier ones of the same clip, and save."""
         grid = "x".join(map(str, scale.grid))
         key = dict(zip(KEY, (part, grid, scale.steps, scale.guidance, method.name, method.setting))) | {"seed": seed}
-        row = {**key, "tokens": scale.tokens, "dense_steps": clip.host.dense_steps, **figures(clip, reference), **self.origin}
+        row = {**key, "tokens": scale.tokens, "dense_steps": clip.host.dense_steps, **figures(clip, reference)}
+        if method.plan is not None:
+            times = {name: clip_time(method.plan, dense, 0.5 * method.shares_clusters) for name, dense in TIMES.items()}
+            row |= {name: f"{value:.4f}" for name, value in times.items()}
+        row |= self.origin
         self.rows = [other for other in self.rows if not same(other, key)] + [row]
         layers = [{**key, **self.origin, **found} for found in errors_by_layer(clip)]
         self.layer_rows = [other for other in self.layer_rows if not same(other, key)] + layers
@@ -174,11 +192,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="SCALE",
         help="1 is without CFG; later ones get the main methods only (default: 1; 1 and 3 on a GPU)",
     )
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="methods side by side; few steps; fewer dense first steps")
+    add(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(USUAL_PARTS),
+        help="methods side by side; few steps; fewer dense first steps; schedules",
+    )
     add("--methods", default="", metavar="REGEX", help="only methods whose name and setting match; dense always runs")
     add("--quick", action="store_true", help="a small clip of few steps")
     add("--calibration", type=Path, metavar="FILE", help="also follow this profile of benchmarks.calibrate")
     add("--bound", action="store_true", help="check the bound of the error instead")
+    add("--seconds", type=float, default=float("inf"), help="begin no clip after so long (default: run them all)")
     add("--append", action="store_true", help="keep the other rows of the CSV")
     add("--plot-only", nargs="+", type=Path, metavar="CSV", help="make tables and picture from these CSVs and stop")
     add("--name", default="quality", help="how the names of the files begin (default: %(default)s)")
@@ -201,12 +226,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench.bound()
         return 0
     bench.run()
+    if not bench.rows:
+        print("nothing was measured")
+        return 1
     print(f"written: {bench.path} and {bench.layers_path}")
     return report(bench.rows, options.docs / options.name)
 
 
+def report_schedules(rows: Sequence[dict], points: Sequence[front.Point], stem: Path) -> int:
+    """Print the table of the schedules, and write it and the picture to files that begin with ``stem``."""
+    text = front.table(points)
+    print(text)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    tables = stem.with_name(f"{stem.name}_results.md")
+    tables.write_text(f"{origin_of(rows)}\n{text}", encoding="utf-8")
+    print(f"written: {', '.join(map(str, [tables, *front.draw(points, stem)]))}")
+    return 0
+
+
 def report(rows: Sequence[dict], stem: Path) -> int:
-    """Print table and bars, write both and the picture to files that begin with ``stem``; 1 when a bar is missed."""
+    """Print table and bars, write both and the picture to files that begin with ``stem``; 1 when a bar is missed.
+
+    What was measured of schedules is about clip time, and has a table and a picture of its own.
+    """
+    schedules = front.points(rows)
+    if schedules:
+        return report_schedules(rows, schedules, stem)
     summaries = summarize(rows)
     verdicts = bars(summaries)
     print(table(summaries), *verdicts, sep="\n")

@@ -15,7 +15,7 @@ from svg_ear.kernels import Settings  # noqa: E402
 from svg_ear.kernels.counts import cluster_counts  # noqa: E402
 
 
-def effective_density(settings: Settings, tokens: int, exact: float, call: int) -> float:
+def effective_density(settings: Settings, tokens: int, exact: float, call: int, clustered: float = 1.0) -> float:
     """Of one call of the pack: exact pairs, centroids of the rest, probe and k-means.
 
     Args:
@@ -23,8 +23,9 @@ def effective_density(settings: Settings, tokens: int, exact: float, call: int) 
         tokens: video tokens.
         exact: share of the pairs that were computed exactly.
         call: how many calls came before it with the same clusters.
+        clustered: the part of the batch that has clusters of its own.
     """
-    return exact + _around(settings, tokens) + _clustering(settings, tokens, call)
+    return exact + _around(settings, tokens) + clustered * _clustering(settings, tokens, call)
 
 
 def with_effective_density(settings: Settings, tokens: int, target: float, calls: int) -> Settings:

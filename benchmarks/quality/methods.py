@@ -11,13 +11,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .. import pack
 from ..host import Attention, PackAttention, Settings
 from ..position_blocks import attend_blocks, exact_share, morton_order, routed_blocks
 from .cost import effective_density, position_blocks_density, sol_attn_density, with_effective_density
-
-pack.load()
-from svg_ear.nodes.patch.options import PRESETS  # noqa: E402
+from .schedules import SHARED, Plan, plans_to_compare
 
 Grid = tuple[int, int, int]
 OURS, PUBLISHED, SVG2, SVG2_COMPENSATED = "ours", "SVG-EAR as published", "SVG2", "SVG2 routing, compensated"
@@ -69,18 +66,19 @@ class CountedAttention:
 
 
 class CountedPack(CountedAttention):
-    """The pack's attention."""
+    """The pack's attention; for ``density`` and ``owners`` see :class:`PackAttention`."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, density: Callable[[int, int], float] | None = None, owners: tuple[int, ...] | None = None):
         super().__init__()
-        self._attention = PackAttention(settings)
+        self._attention = PackAttention(settings, density=density, owners=owners)
+        self._clustered = len(set(owners)) / len(owners) if owners else 1.0
 
     def __call__(self, layer: int, step: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         state = self._attention.states.get(layer)
         before = state.calls if state else 0
         output = self._attention(layer, step, query, key, value)
         exact = self._attention.densities[-1]
-        self.spent.append((exact, effective_density(self._attention.settings, query.shape[2], exact, before)))
+        self.spent.append((exact, effective_density(self._attention.settings, query.shape[2], exact, before, self._clustered)))
         return output
 
 
@@ -122,18 +120,22 @@ class Method:
         name, setting: how rows call it.
         start: makes the attention of one clip; None is dense.
         dense_steps: first steps that stay dense; None is those of the scale.
+        plan: shares by step and layer, which say what is dense in the place of ``dense_steps``.
+        shares_clusters: whether both branches of guidance take the clusters of the conditional one.
     """
 
     name: str
     setting: str
     start: Callable[[], Attention] | None
     dense_steps: int | None = None
+    plan: Plan | None = None
+    shares_clusters: bool = False
 
 
 def standard_methods(scale: Scale, device: torch.device, say: Callable[[str], None]) -> Iterator[Method]:
     """Everything at the schedule of ``scale``."""
     yield Method(DENSE, "", None)
-    yield from _presets(("quality", "balanced", "fast"))
+    yield from _presets(("quality", "balanced", "fast"), scale)
     for target in TARGETS:
         yield from _at_density(OURS, "", Settings(), target, scale)
     yield _pack(OURS, f"exact share {SOL_SHARE}", Settings(density=SOL_SHARE))
@@ -157,7 +159,7 @@ def standard_methods(scale: Scale, device: torch.device, say: Callable[[str], No
 def few_step_methods(scale: Scale) -> Iterator[Method]:
     """Models of few steps: published routing after two dense steps, ours without any."""
     yield Method(DENSE, "", None)
-    yield from _presets(("few-step",), dense_steps=0)
+    yield from _presets(("few-step",), scale)
     for target in TARGETS:
         yield from _at_density(OURS, "nothing dense, ", Settings(), target, scale, dense_steps=0)
     for group, target in ((SMALLER_GROUP, REFERENCE_TARGET), (BEST_GROUP, REFERENCE_TARGET), (BEST_GROUP, 0.20)):
@@ -173,6 +175,20 @@ def warm_up_methods(scale: Scale) -> Iterator[Method]:
             yield from _at_density(OURS, f"{dense_steps} dense steps, ", Settings(), target, scale, dense_steps=dense_steps)
 
 
+def scheduled_methods(scale: Scale) -> Iterator[Method]:
+    """Schedules: those of the presets, of what these were before, and others."""
+    yield Method(DENSE, "", None)
+    for plan in plans_to_compare(scale.steps):
+        for shares in (True, False) if scale.guidance != 1 else (False,):
+            yield _planned(f"{plan}{SHARED if shares else ''}", plan, shares)
+
+
+def _planned(setting: str, plan: Plan, shares_clusters: bool = False) -> Method:
+    """Ours with the shares of ``plan``. With guidance a batch of the demo model holds uncond, then cond."""
+    start = partial(CountedPack, Settings(), plan.share, (1, 1) if shares_clusters else None)
+    return Method(OURS, setting, start, plan.dense_steps, plan, shares_clusters)
+
+
 def _published(tokens: int, group: int) -> Settings:
     """The paper's routing: plain centroids, Euclidean k-means in every step."""
     counts = {
@@ -185,9 +201,9 @@ def _published(tokens: int, group: int) -> Settings:
     return Settings(weighted_centroids=False, key_metric=False, **counts)
 
 
-def _presets(names: tuple[str, ...], dense_steps: int | None = None) -> Iterator[Method]:
+def _presets(names: tuple[str, ...], scale: Scale) -> Iterator[Method]:
     for name in names:
-        yield _pack(OURS, f"preset {name}", PRESETS[name], dense_steps)
+        yield _planned(f"preset {name}", Plan.of_preset(name, scale.steps), scale.guidance != 1)
 
 
 def _at_density(

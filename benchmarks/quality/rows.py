@@ -85,9 +85,7 @@ def table(summaries: Sequence[Summary]) -> str:
 
 def markdown(rows: Sequence[Mapping[str, object]], summaries: Sequence[Summary], verdicts: Sequence[Bar]) -> str:
     """The same for a document, with what it was measured on and the bars."""
-    seeds = ", ".join(dict.fromkeys(str(row["seed"]) for row in rows))
-    commits = ", ".join(dict.fromkeys(str(row["commit"]) for row in rows))
-    lines = [f"Clips {seeds} on {rows[0]['hardware']}, torch {rows[0]['torch']}, triton {rows[0]['triton']}, commit {commits}."]
+    lines = [origin_of(rows)]
     for part, grid, steps, guidance in dict.fromkeys(map(_panel, summaries)):
         shown = [summary for summary in summaries if _panel(summary) == (part, grid, steps, guidance)]
         lines += ["", f"## {part.capitalize()}: {steps} steps, guidance {guidance:g}, {grid} tokens, mean of {shown[0].clips} clips", ""]
@@ -101,6 +99,12 @@ def markdown(rows: Sequence[Mapping[str, object]], summaries: Sequence[Summary],
             cells += ["-" if value is None else f"{value:{form}}" for value, form in zip(distances, (".2f", ".4f", ".4f", ".2f", ".4f"))]
             lines.append(f"| {summary.label} | {' | '.join(cells)} | {summary.attention_seconds:.2f} |")
     return "\n".join([*lines, "", *(f"- {bar}" for bar in verdicts), ""])
+
+
+def origin_of(rows: Sequence[Mapping[str, object]]) -> str:
+    """Which clips, and what they were measured on."""
+    seeds, commits = (", ".join(dict.fromkeys(str(row[name]) for row in rows)) for name in ("seed", "commit"))
+    return f"Clips {seeds} on {rows[0]['hardware']}, torch {rows[0]['torch']}, triton {rows[0]['triton']}, commit {commits}."
 
 
 def bars(summaries: Sequence[Summary]) -> list[Bar]:

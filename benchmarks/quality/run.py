@@ -18,22 +18,27 @@ DENSE_BLOCKS = (0,)
 
 
 class MeasuredHost(AttentionHost):
-    """Compares every sparse call with dense attention on the same inputs, outside of its time.
+    """Compares every sparse call with dense attention on the same inputs, outside of its time, where ``compares``.
 
     Attributes:
         errors: layer, step, and norm of the difference over the norm of dense attention, on the device.
     """
 
-    def __init__(self, transformer, method: Method, scale: Scale):
+    def __init__(self, transformer, method: Method, scale: Scale, compares: bool = True):
         attention = method.start() if method.start else None
         dense_steps = scale.dense_steps if method.dense_steps is None else method.dense_steps
         super().__init__(transformer, attention, dense_steps, DENSE_BLOCKS)
+        self._plan, self._compares = method.plan, compares
         self.errors: list[tuple[int, int, Tensor]] = []
+
+    def is_sparse(self, layer: int) -> bool:
+        """As :class:`AttentionHost`, or as the method's plan says."""
+        return super().is_sparse(layer) if self._plan is None else self._plan.share(layer, self.step) < 1
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options) -> Tensor:
         """As :class:`AttentionHost`."""
         output = super().attend(layer, query, key, value, **options)
-        if self.is_sparse(layer):
+        if self._compares and self.is_sparse(layer):
             expected = self._dense_attention(query, key, value, **options).float()
             self.errors.append((layer, self.step, (output.float() - expected).norm() / expected.norm()))
         return output
@@ -59,9 +64,9 @@ class Clip:
     seconds: float
 
 
-def generate(transformer, method: Method, scale: Scale, seed: int, progress: Callable[[], None]) -> Clip:
-    """Sample one clip; ``progress`` is called after each step."""
-    host = MeasuredHost(transformer, method, scale)
+def generate(transformer, method: Method, scale: Scale, seed: int, progress: Callable[[], None], compares: bool = True) -> Clip:
+    """Sample one clip; ``progress`` is called after each step. For ``compares`` see :class:`MeasuredHost`."""
+    host = MeasuredHost(transformer, method, scale, compares)
 
     def stepped(step: int, steps: int) -> None:
         host.step = step

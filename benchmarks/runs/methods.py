@@ -135,7 +135,7 @@ class Method:
         record = self.model.get_attachment(ATTACHMENT).newest()
         dense = {reason.name: count for reason, count in record.dense_calls.items()}
         # A run that was stopped has no trace.
-        steps = _shares(record) if record.completed else dict.fromkeys(range(self.spec.dense_steps(self.steps), self.steps), 0.0)
+        steps = _shares(record) if record.completed else dict.fromkeys(range(record.dense_steps, self.steps), 0.0)
         # An older checkout does not say it.
         attention = getattr(record, "dense_attention", {})
         return Calls(record.sparse_calls, dense, attention, steps, record.density, record.state_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import linear_regression, median
 from typing import TYPE_CHECKING
 
 from .spec import Spec
@@ -19,6 +19,8 @@ CLIP_STEPS = 20
 # Our first sparse step clusters from nothing, the second from the first: each has kernels of its own to compile.
 WARMING = 2
 SAME_SHARE = 0.02
+# So many different shares tell how a step's time depends on its share.
+LEAST_SHARES = 3
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,25 @@ class Steps:
         return median(self.seconds[WARMING:] or self.seconds[-1:]) if self.seconds else None
 
     def extra(self, place: int) -> float | None:
-        """What one of the first steps took more than later ones of its share, None where there is none of these."""
+        """What one of the first steps took more than later ones of its share, or than these would with it; None where they do not tell."""
         later = list(zip(self.seconds, self.shares))[max(WARMING, place + 1) :] or list(zip(self.seconds, self.shares))[place + 1 :]
         same = [taken for taken, share in later if abs(share - self.shares[place]) <= SAME_SHARE]
-        return self.seconds[place] - median(same) if same else None
+        if same or len({share for _, share in later}) < LEAST_SHARES:
+            return self.seconds[place] - median(same) if same else None
+        line = linear_regression([share for _, share in later], [taken for taken, _ in later])
+        return self.seconds[place] - (line.intercept + line.slope * self.shares[place])
 
     @property
     def total(self) -> float:
         """All of them, the first as long as usual."""
         return sum(self.seconds) - sum(self.extra(place) or 0.0 for place in range(min(WARMING, len(self))))
+
+    @property
+    def mean(self) -> float | None:
+        """Seconds of a step where shares differ; the median where nothing tells what the first took on top. None without a step."""
+        differ = max(self.shares, default=0) - min(self.shares, default=0) > SAME_SHARE
+        is_known = all(self.extra(place) is not None for place in range(min(WARMING, len(self))))
+        return self.total / len(self) if differ and is_known else self.usual
 
 
 @dataclass(frozen=True)
@@ -110,11 +122,12 @@ class Sampled:
         if self.has_all_steps:
             count, dense, sparse = len(self.dense), self.dense.total, self.sparse.total
         else:
-            count = self.spec.dense_steps(CLIP_STEPS)
-            is_unlike = not self.spec.is_dense and len(self.dense) != self.spec.dense_steps(self.steps)
+            # Steps run in order: without a dense one the schedule has none.
+            count = self.spec.dense_steps(CLIP_STEPS) if self.dense.seconds or not self.sparse.seconds else 0
+            is_unlike = self.dense.seconds and not self.spec.is_dense and len(self.dense) != self.spec.dense_steps(self.steps)
             if is_unlike or (count and usual is None) or (count < CLIP_STEPS and len(self.sparse) < 2):
                 return None
-            dense, sparse = count * (usual or 0.0), (CLIP_STEPS - count) * (self.sparse.usual or 0.0)
+            dense, sparse = count * (usual or 0.0), (CLIP_STEPS - count) * (self.sparse.mean or 0.0)
         if self.layers == self.full:
             return dense, sparse
         if usual is None and self.dense_layers:

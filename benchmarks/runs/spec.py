@@ -53,7 +53,10 @@ class Spec:
         return self.name in PRESETS
 
     def dense_steps(self, steps: int) -> int:
-        """First steps of ``steps`` that this method's schedule keeps dense: what was asked, else a fifth as the pack does."""
+        """First steps of ``steps`` that this method's schedule keeps dense: what was asked, else a fifth.
+
+        The pack keeps none where the density falls, which shows in its first step.
+        """
         asked = int(dict(self.settings).get("dense_first_steps", AUTOMATIC))
         if self.is_dense:
             return steps

@@ -56,7 +56,7 @@ def bars(rows: Sequence[Row], min_tokens: int, densities: Collection[float]) -> 
         rows: of the bench, numbers or their text. All bars but the one against Sol-Attn, whose exact share depends on the
             data, are about the first kind of data.
         min_tokens: the length from which the node computes sparsely.
-        densities: those of the node's presets.
+        densities: those that the node's presets use.
     """
     kinds = dict.fromkeys(row["data"] for row in rows) or {DRAWN: None}
     every, rows = rows, [row for row in rows if row["data"] == next(iter(kinds))]

@@ -28,7 +28,7 @@ from .rows import BRIEF_DENSITIES, DENSITIES, SKIPPABLE, Plan, Table, measure
 pack.load()
 from svg_ear.kernels import Settings  # noqa: E402
 from svg_ear.nodes.patch.lengths import cautious_tokens  # noqa: E402
-from svg_ear.nodes.patch.options import PRESETS  # noqa: E402
+from svg_ear.nodes.patch.options import PRESETS, Options  # noqa: E402
 
 DOCS = pack.ROOT / "docs"
 QUICK = {"shapes": ["wan-480p"], "densities": [0.1], "rounds": 1, "milliseconds": 50.0}
@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"break-even at density {density}: {'not measured' if tokens is None else f'{tokens:.0f} tokens'}")
     if options.data[0] == DRAWN:
         plot(table.saved(), options.docs)
-    return report(bars(table.rows, cautious_tokens(device), {preset.density for preset in PRESETS.values()}))
+    presets = [Options(preset=name) for name in PRESETS]
+    least, most = min(preset.settings().density for preset in presets), max(preset.first_density() for preset in presets)
+    return report(bars(table.rows, cautious_tokens(device), [density for density in DENSITIES if least <= density <= most]))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

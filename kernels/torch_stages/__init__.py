@@ -1,7 +1,7 @@
 """The stages in plain torch, chunked so that memory stays bounded: what runs on a CPU."""
 
 from .attend import attend, attend_dense
-from .cluster import cluster, cluster_from_labels, split
+from .cluster import cluster, cluster_as, cluster_from_labels, split
 from .energies import block_energies, log_denominators
 from .metric import key_metric
 from .permute import permute
@@ -15,6 +15,7 @@ __all__ = [
     "attend_dense",
     "block_energies",
     "cluster",
+    "cluster_as",
     "cluster_from_labels",
     "key_metric",
     "log_denominators",

@@ -55,13 +55,20 @@ def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clu
     nor the calls that start from these centroids.
     """
     labels = labels.long()
-    count, previous = previous.shape[2], finite(previous.to(compute_dtype(tokens.dtype)))
-    sizes = labels.new_zeros((*labels.shape[:2], count)).scatter_add_(-1, labels, torch.ones_like(labels))
-    order = labels.argsort(dim=-1, stable=True)
-    sums = segment_sum(gather_rows(tokens, order).to(previous.dtype), sizes)
-    means = sums / sizes.clamp(min=1)[..., None]
-    centroids = torch.where((sizes > 0)[..., None] & means.isfinite(), means, previous)
-    return Clusters(labels, centroids, sizes, order)
+    sizes = labels.new_zeros((*labels.shape[:2], previous.shape[2])).scatter_add_(-1, labels, torch.ones_like(labels))
+    return cluster_as(tokens, Clusters(labels, previous, sizes, labels.argsort(dim=-1, stable=True)))
+
+
+def cluster_as(tokens: Tensor, clusters: Clusters) -> Clusters:
+    """The partition of ``clusters`` with ``tokens`` ``[B, H, N, D]`` in the places of those that it was found for.
+
+    A cluster without members, or whose mean is not finite, takes the centroid of ``clusters``.
+    """
+    previous = finite(clusters.centroids.to(compute_dtype(tokens.dtype)))
+    sums = segment_sum(gather_rows(tokens, clusters.order).to(previous.dtype), clusters.sizes)
+    means = sums / clusters.sizes.clamp(min=1)[..., None]
+    centroids = torch.where((clusters.sizes > 0)[..., None] & means.isfinite(), means, previous)
+    return clusters.with_centroids(centroids)
 
 
 def split(clusters: Clusters, tokens: Tensor, largest: int, count: int) -> Clusters:

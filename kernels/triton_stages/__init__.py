@@ -1,7 +1,7 @@
 """The stages as Triton kernels, under the names of the torch stages: what runs on a GPU. Importing it needs Triton."""
 
 from .attend import attend
-from .cluster import cluster, cluster_from_labels
+from .cluster import cluster, cluster_as, cluster_from_labels
 from .dense import attend_dense
 from .energies import block_energies, log_denominators
 from .metric import key_metric
@@ -17,6 +17,7 @@ __all__ = [
     "attend_dense",
     "block_energies",
     "cluster",
+    "cluster_as",
     "cluster_from_labels",
     "key_metric",
     "log_denominators",

@@ -98,19 +98,23 @@ def cluster(
 
 def cluster_from_labels(tokens: Tensor, labels: Tensor, previous: Tensor) -> Clusters:
     """The clusters that ``labels`` (integer ``[B, H, N]``) describe; empty ones take the ``previous`` centroid."""
-    tokens, previous = readable(tokens), previous.contiguous()
+    return cluster_as(tokens, _clusters(labels, previous, sort_by_label(labels, previous.shape[2])))
+
+
+def cluster_as(tokens: Tensor, clusters: Clusters) -> Clusters:
+    """The partition of ``clusters`` with ``tokens`` in the places of those that it was found for. See the torch stage."""
+    tokens, previous = readable(tokens), clusters.centroids.contiguous()
     batch, heads, length, dim = tokens.shape
     count = previous.shape[2]
-    members = sort_by_label(labels, count)
     means = torch.empty(previous.shape, dtype=torch.float32, device=tokens.device)
     rounded = torch.empty(previous.shape, dtype=tokens.dtype, device=tokens.device)
     _means[(count, batch * heads)](
         tokens, *tokens.stride()[:3],
-        members.order, members.offsets, previous, means, rounded,
+        clusters.order, clusters.offsets, previous, means, rounded,
         heads, length, count,
         D=dim, **MEANS,
     )  # fmt: skip
-    return _clusters(labels, means, members, rounded)
+    return clusters.with_centroids(means, rounded)
 
 
 def _clusters(labels: Tensor, centroids: Tensor, members: Sorted, rounded: Tensor | None = None) -> Clusters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -19,7 +19,8 @@ from .sequence import Architecture, apply_mask
 # Where an attention override lies in ``transformer_options``.
 OVERRIDE = "optimized_attention_override"
 # What ComfyUI means by the numbers of ``cond_or_uncond``.
-BRANCHES = {0: "cond", 1: "uncond"}
+COND = 0
+BRANCHES = {COND: "cond", 1: "uncond"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Evaluation:
         step, sparse_steps: see :class:`Place`.
         sigma: noise level, None where the sampler does not tell.
         step_reason: why the step stays dense.
+        density: share of exact pairs in the step, None where it is that of the settings.
         branch, context_window: see :class:`StateKey`.
         inner: the attention override below ours.
         size: of the video, None where it is not known.
@@ -66,6 +68,7 @@ class Evaluation:
     sigma: float | None
     sparse_steps: tuple[int, ...]
     step_reason: Reason | None
+    density: float | None
     branch: tuple
     context_window: tuple
     inner: Callable | None = None
@@ -97,6 +100,18 @@ class Evaluation:
         grid = self.grid if math.prod(self.grid) == len(layout.video) else None
         return Place(block.layer, block.layers, self.step, self.sparse_steps, branches, grid)
 
+    def owners(self, batch: int, layouts: Sequence[SequenceLayout]) -> tuple[int, ...] | None:
+        """For each of ``batch`` items the one whose clusters it takes: without conditioning those of the same item with it.
+
+        Guidance subtracts the two, and what they estimate alike falls out. None where they are not evaluated together, or not in the
+        same places of the sequence: then each item has its own.
+        """
+        kinds = self.branch[0]
+        if sorted(kinds) != sorted(BRANCHES) or batch % len(kinds) or len({layout.video for layout in layouts}) > 1:
+            return None
+        items = batch // len(kinds)
+        return tuple(kinds.index(COND) * items + item % items for item in range(batch))
+
     def layouts(self, tokens: int, mask: Tensor | None) -> list[SequenceLayout] | Reason:
         """Which tokens are routed. A mask is read once, unless it changes: the layers of an evaluation share it."""
         # The mask itself is kept, so that its id cannot be taken by another.
@@ -126,6 +141,7 @@ def read_evaluation(
         sigma=sigma,
         sparse_steps=schedule.sparse_steps,
         step_reason=schedule.dense_reason(sigma),
+        density=schedule.density(sigma),
         branch=_branch_of(transformer_options),
         context_window=tuple(getattr(window, "index_list", None) or ()),
         inner=inner,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -64,11 +65,14 @@ class Lengths:
         return Least(found.least_tokens(heads, self._density(found), cautious), Text("found by SVG-EAR GPU Check"))
 
     def _density(self, found: Findings) -> float:
-        """The share of pairs that calls compute; where it depends on the content, the most that was measured."""
+        """The share of pairs that the middle step of the denoising computes; where it depends on the content, the most that was measured."""
         settings, profile = self._options.settings(), self._options.profile
         if settings.method == CALIBRATED:
             return profile.density
-        return settings.density if settings.budget == "density" else found.densities[-1]
+        if settings.budget != "density":
+            return found.densities[-1]
+        # By the same factor from step to step.
+        return math.sqrt((self._options.first_density() or settings.density) * settings.density)
 
 
 def cautious_tokens(device: torch.device) -> int:

@@ -12,11 +12,13 @@ from ..recording.selection import Selection
 from ..recording.trace import MapChoice
 
 PRESETS = {
-    "quality": Settings(density=0.2),
-    "balanced": Settings(density=0.1),
-    "fast": Settings(density=0.05),
+    "quality": Settings(density=0.1),
+    "balanced": Settings(density=0.06),
+    "fast": Settings(density=0.06),
     "few-step": Settings(density=0.3),
 }
+# Density in the first step, from where it falls to that of the preset.
+WARM_UP = {"quality": 0.6, "balanced": 0.35, "fast": 0.25, "few-step": 0.3}
 CUSTOM = "custom"
 AUTOMATIC = -1
 # What a value must be, by the type of its default.
@@ -107,6 +109,7 @@ class Options:
     min_tokens: int = AUTOMATIC
     memory_limit_mb: int = 0
     strict: bool = False
+    warm_up_density: float = float(AUTOMATIC)
     custom: CustomSettings | None = None
     schedule: ScheduleOptions = ScheduleOptions()
     recording: RecordingOptions = RecordingOptions()
@@ -120,6 +123,8 @@ class Options:
             min_tokens=(self.min_tokens, AUTOMATIC),
             memory_limit_mb=(self.memory_limit_mb, 0),
         )
+        if self.warm_up_density != AUTOMATIC and not 0 <= self.warm_up_density <= 1:
+            raise ValueError(f"warm_up_density is {self.warm_up_density}; it must lie between 0 and 1, or be {AUTOMATIC}")
         self._check_custom()
         self.dense_layers()
         self.settings()
@@ -135,12 +140,14 @@ class Options:
                 f"preset is {self.preset}, and something is connected to settings, which counts only with preset {CUSTOM}: "
                 f"set preset to {CUSTOM}, or disconnect it"
             )
-        if self.custom is None or self.density == 0:
+        if self.custom is None:
             return
         settings = self.custom.settings
         if settings.method == CALIBRATED or settings.budget != "density":
             spent = "a calibration says what is computed" if settings.method == CALIBRATED else f"budget {settings.budget} has no density"
-            raise ValueError(f"density is {self.density}, but {spent}: set density to 0, or connect other settings")
+            for name, unset in (("density", 0), ("warm_up_density", AUTOMATIC)):
+                if getattr(self, name) not in (0, unset):
+                    raise ValueError(f"{name} is {getattr(self, name)}, but {spent}: set {name} to {unset}, or connect other settings")
 
     @property
     def profile(self) -> Profile | None:
@@ -168,10 +175,15 @@ class Options:
             layers.require(count, "layers of SVG-EAR Record")
 
     def warm_up_steps(self, steps: int) -> int:
-        """Dense steps at the start of the denoising, for a sampler of ``steps`` steps."""
+        """Dense steps at the start of the denoising, for a sampler of ``steps`` steps: none by itself where the density falls."""
         if self.dense_first_steps != AUTOMATIC:
             return self.dense_first_steps
-        return 0 if self.preset == "few-step" else max(1, round(steps / 5))
+        return 0 if self.preset == "few-step" or self.first_density() is not None else max(1, round(steps / 5))
+
+    def first_density(self) -> float | None:
+        """Density in the first step of the denoising, from where it falls to that of the settings; None where it is the same throughout."""
+        first = WARM_UP.get(self.preset, 0.0) if self.warm_up_density == AUTOMATIC else self.warm_up_density
+        return max(first, self.settings().density) if first else None
 
     def memory_limit(self) -> int | None:
         """Bytes, or None where the kernels choose."""

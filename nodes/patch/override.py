@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -234,13 +235,15 @@ class Patch:
         # Blocks that share a number with another one (VACE) have no maps of their own.
         observe = self.run.trace.observer(place, call.heads) if key.ordinal == 0 or key.block_index is None else None
         state = self.states.get(key, evaluation.step)
+        settings = self.settings if evaluation.density is None else replace(self.settings, density=evaluation.density)
         try:
             result = kernels.sparse_attention(
                 *call.split_heads(),
-                self.settings,
+                settings,
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
                 blocks=blocks,
                 state=state,
+                owners=evaluation.owners(call.shape[0], key.layouts),
                 scale=call.options.get("scale"),
                 memory_limit=self.options.memory_limit(),
                 # A layer's first call clusters anew, with other kernels than those after it.

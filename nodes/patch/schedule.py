@@ -1,4 +1,4 @@
-"""Which steps stay dense."""
+"""Which steps stay dense, and the density of the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDING = 1e-5
 
 
 class Schedule:
-    """The dense steps of one sampler call.
+    """The dense steps of one sampler call, and the density of its others.
 
     Steps are found from sigma: second-order samplers evaluate between the steps of the schedule, or twice, and caches
     skip evaluations. A sigma between two steps belongs to the earlier one.
@@ -44,11 +44,15 @@ class Schedule:
 
         self._warm_up = options.warm_up_steps(self.steps)
         self._tail = window.dense_last_steps
+        self._first, self._last = options.first_density(), options.settings().density
+        # Steps of the denoising that other samplers do, or nobody.
+        self._before = self._after = 0
         if self._is_known:
             first, last = (_percent(sigma, percent_to_sigma) for sigma in (self._sigmas[0], self._sigmas[-1]))
             steps_per_percent = self.steps / max(last - first, 1e-6)
-            self._warm_up -= 0 if begins else round(first * steps_per_percent)
-            self._tail -= round((1 - last) * steps_per_percent)
+            self._before, self._after = 0 if begins else round(first * steps_per_percent), round((1 - last) * steps_per_percent)
+            self._warm_up -= self._before
+            self._tail -= self._after
 
     def dense_reason(self, sigma: float | None) -> Reason | None:
         """Why an evaluation at ``sigma`` stays dense, or None when it may run sparse."""
@@ -65,6 +69,17 @@ class Schedule:
         if step >= self.steps - self._tail:
             return LAST_STEPS
         return None
+
+    def density(self, sigma: float | None) -> float | None:
+        """Share of exact pairs at ``sigma``; None where it is that of the settings in all steps.
+
+        It falls by the same factor in every step of the whole denoising. Where the step is not known it is that of the first, which is
+        the closest to dense.
+        """
+        if self._first is None:
+            return None
+        place = (self._before + self.step(sigma)) / max(self._before + self.steps + self._after - 1, 1)
+        return self._first * (self._last / self._first) ** min(place, 1.0) if self._first else 0.0
 
     @cached_property
     def sparse_steps(self) -> tuple[int, ...]:

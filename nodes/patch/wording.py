@@ -14,6 +14,10 @@ def in_words(options: Options, steps: int) -> str:
         parts.append(f"method {settings.method}")
     if settings.method != CALIBRATED:
         parts.append(f"density {settings.density:.3g}" if settings.budget == "density" else f"top_p {settings.top_p:.3g}")
+    first = options.first_density()
+    if first is not None:
+        automatic = " (automatic)" if options.warm_up_density == AUTOMATIC else ""
+        parts.append(f"warm_up_density {first:.3g}{automatic}")
     automatic = " (automatic)" if options.dense_first_steps == AUTOMATIC else ""
     parts.append(f"dense_first_steps {options.warm_up_steps(steps)}{automatic}")
     schedule = options.schedule

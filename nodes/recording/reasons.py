@@ -50,7 +50,7 @@ SHORT_SEQUENCE = Reason(
 WARM_UP_STEP = Reason(
     "warm-up-step",
     "One of the first steps, kept dense by dense_first_steps.",
-    "Lower dense_first_steps or use more steps; the few-step preset has no warm-up.",
+    "Lower dense_first_steps, or set warm_up_density, for instance to 0.35.",
     by_design=True,
 )
 LAST_STEPS = Reason(

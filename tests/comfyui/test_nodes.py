@@ -102,12 +102,22 @@ def test_masked_text_is_hidden(client, name):
 
 
 def test_second_expert_has_its_warm_up_behind_it(client):
-    settings = {"density": 0.1, "dense_blocks": ""}
+    settings = {"density": 0.1, "warm_up_density": 0.0, "dense_blocks": ""}
     sampled = two_expert_sampling(attention=settings, report=True, latent=SMALL, steps=4, switch=2)
     result = client.run(sampled.graph.nodes)
     first, second = result.text(sampled.first_report), result.text(sampled.report)
     assert sparse_calls(first) == 1 * 2 and dense_calls(first)["warm-up-step"] == 1 * 2
     assert sparse_calls(second) == 2 * 2 and "warm-up-step" not in dense_calls(second)
+
+
+def test_second_expert_goes_on_where_the_density_of_the_first_stopped(client):
+    settings = {"density": 0.1, "warm_up_density": 0.8, "dense_blocks": ""}
+    sampled = two_expert_sampling(attention=settings, report=True, latent=SMALL, steps=4, switch=2)
+    result = client.run(sampled.graph.nodes)
+    first, second = result.text(sampled.first_report), result.text(sampled.report)
+    assert sparse_calls(first) == sparse_calls(second) == 2 * 2
+    found = [float(re.search(r"mean density ([0-9.]+)%", text)[1]) for text in (first, second)]
+    assert found == pytest.approx([(80 + 40) / 2, (20 + 10) / 2], abs=8)
 
 
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
@@ -273,7 +283,7 @@ def test_a_linked_input_that_is_gone_is_named(client, node):
 
 def test_custom_settings_arrive(client):
     """Their defaults are the presets', and svg2, which drops what it skips, is further from dense."""
-    sparse = {"dense_first_steps": 0, "dense_blocks": ""}
+    sparse = {"density": 0.1, "warm_up_density": 0.0, "dense_first_steps": 0, "dense_blocks": ""}
     custom = [sparse | {"preset": "custom", "method": method} for method in ("svg-ear", "svg2")]
     dense, balanced, ours, dropped = (run(client, wan(settings, steps=STEPS))[0] for settings in (None, sparse, *custom))
     assert np.array_equal(ours, balanced)
@@ -281,7 +291,7 @@ def test_custom_settings_arrive(client):
 
 
 def test_strict_mode_passes_what_is_by_design(client):
-    _, text = run(client, wan({"density": 0.1, "strict": True}, steps=STEPS, report=True))
+    _, text = run(client, wan({"density": 0.1, "warm_up_density": 0.0, "strict": True}, steps=STEPS, report=True))
     assert sparse_calls(text) == 1
     assert dense_calls(text)["warm-up-step"] == 2
 

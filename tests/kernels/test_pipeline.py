@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
 from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, reference, sparse_attention
+from svg_ear.kernels.settings import CLUSTERING
 
 EVERYTHING = Settings(density=1.0)
 
@@ -196,12 +197,57 @@ class TestState:
             outputs.append(sparse_attention(q, k, v, self.settings, state=state, memory_limit=limit).output)
         assert relative_error(*outputs) < 1e-12
 
+    @pytest.mark.parametrize("change", [{"density": 0.6}, {"min_share": 0.5}, {"budget": "top-p"}, {"probe_score": "mass"}])
+    def test_a_state_serves_calls_with_another_budget(self, change):
+        q, k, v = clustered(400)
+        outputs = []
+        for first in (self.settings, replace(self.settings, **change)):
+            state = ClusterState()
+            sparse_attention(q, k, v, first, state=state)
+            outputs.append(sparse_attention(q, k, v, self.settings, state=state).output)
+        assert torch.equal(*outputs)
+
+    @pytest.mark.parametrize("name", CLUSTERING)
+    def test_a_state_of_another_clustering_is_refused(self, name):
+        q, k, v = clustered(400)
+        state = ClusterState()
+        sparse_attention(q, k, v, self.settings, state=state)
+        value = getattr(self.settings, name)
+        other = replace(self.settings, **{name: not value if isinstance(value, bool) else 16 if name == "kmeans_candidates" else value + 1})
+        with pytest.raises(ValueError, match="use a new ClusterState"):
+            sparse_attention(q, k, v, other, state=state)
+
     def test_a_state_of_other_calls_is_refused(self):
         q, k, v = clustered(400)
         state = ClusterState()
         sparse_attention(q, k, v, self.settings, state=state)
         with pytest.raises(ValueError, match="use a new ClusterState"):
             sparse_attention(q[:, :, :300], k[:, :, :300], v[:, :, :300], self.settings, state=state)
+
+
+class TestOwners:
+    settings = Settings(density=0.6, query_clusters=4, key_clusters=15, recluster_every=2)
+
+    def test_an_item_takes_the_partition_of_its_owner_with_means_of_its_own(self):
+        q, k, v = clustered(400, batch=2)
+        state, alone = ClusterState(), ClusterState()
+        shared = sparse_attention(q, k, v, self.settings, state=state, owners=(1, 1)).output
+        own = sparse_attention(q[1:], k[1:], v[1:], self.settings, state=alone).output
+        assert torch.equal(shared[1:], own) and list(state.items) == [1]
+        # A call that reuses the labels of the one before.
+        other = sparse_attention(q[:1], k[:1], v[:1], self.settings, state=ClusterState(calls=1, items=alone.items)).output
+        assert relative_error(shared[:1], other) < 1e-12
+        assert relative_error(shared[:1], sparse_attention(q[:1], k[:1], v[:1], self.settings).output) > 1e-3
+
+    def test_everything_exact_is_dense(self):
+        q, k, v = clustered(200, batch=2)
+        assert relative_error(sparse_attention(q, k, v, EVERYTHING, owners=(0, 0)).output, dense(q, k, v)) < 1e-12
+
+    @pytest.mark.parametrize("owners", [(0,), (0, 2), (1, 0), (-1, 1)])
+    def test_owners_that_own_nothing_are_refused(self, owners):
+        q, k, v = clustered(60, batch=2)
+        with pytest.raises(ValueError, match=r"for 2 batch items; name for each item one that is its own owner"):
+            sparse_attention(q, k, v, owners=owners)
 
 
 @pytest.mark.parametrize(

@@ -54,3 +54,17 @@ def output(layout, settings):
 @pytest.mark.parametrize("settings", [Settings(density=0.25, **COUNTS), Settings(method="svg2", density=0.2, **COUNTS)], ids=str)
 def test_strides_do_not_matter(settings, layout):
     assert torch.equal(output(layout, settings), output(None, settings))
+
+
+@dtypes
+def test_an_item_takes_the_clusters_of_its_owner_as_in_torch(dtype):
+    q, k, v = (torch.cat((tensor, tensor.flip(2))) for tensor in inputs(149, dtype, heads=1))
+    settings, first = Settings(density=0.25, **COUNTS), ClusterState()
+    sparse_attention(q, k, v, settings, layouts=LAYOUT, state=first, owners=(1, 1), implementation="torch")
+
+    def call(implementation):
+        state = ClusterState(calls=1, items=dict(first.items))
+        return sparse_attention(q, k, v, settings, layouts=LAYOUT, state=state, owners=(1, 1), implementation=implementation).output
+
+    rounding = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-3 if q.is_cuda else 1e-6
+    assert relative_error(call("triton")[:, :, 7:140], call("torch")[:, :, 7:140]) < 2 * rounding

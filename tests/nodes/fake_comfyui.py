@@ -11,6 +11,8 @@ from svg_ear.nodes.patch.override import OVERRIDE, Patch
 from torch.nn.functional import scaled_dot_product_attention
 
 HEADS, DIM = 2, 64
+# Every call is sparse, at one density.
+WIDGETS = {"min_tokens": 0, "dense_blocks": "", "dense_first_steps": 0, "warm_up_density": 0.0, "density": 0.2}
 
 
 class WanModel:
@@ -78,7 +80,7 @@ class Harness:
     """Plays ComfyUI around one patch; ``evaluate`` hands the attention function of a block to a test."""
 
     def __init__(self, model="wan", **widgets):
-        self.patch = Patch(options(**({"min_tokens": 0, "dense_blocks": "", "dense_first_steps": 0, "density": 0.2} | widgets)))
+        self.patch = Patch(options(**(WIDGETS | widgets)))
         self.base_model = SimpleNamespace(diffusion_model=MODELS[model](), model_sampling=SimpleNamespace(percent_to_sigma=flow_sigma))
         self.sample_sigmas = torch.tensor(flow_schedule(5))
         self.model_options = {}

@@ -110,6 +110,7 @@ WIDGETS = {
     "preset": ("balanced", "fast", "few-step"),
     "dense_blocks": ("", "", "0", "-1", "0-9"),
     "dense_first_steps": (0, 0, 1, -1, 100),
+    "warm_up_density": (-1.0, 0.0, 0.4, 1.0),
     "dense_last_steps": (0, 0, 2),
     "start_percent": (0.0, 0.0, 0.3),
     "end_percent": (1.0, 1.0, 0.5),

@@ -83,6 +83,15 @@ def test_a_clip_is_reckoned_from_fewer_steps():
     assert sampled("balanced", [5.0, 9.0, 2.0, 1.0, 1.0], range(1, 5)).clip(4.0) == pytest.approx((16.0, 16.0))
 
 
+def test_steps_whose_share_falls_tell_what_the_first_took_on_top():
+    shares = (0.4, 0.3, 0.2, 0.15, 0.1)
+    steps = Steps((2 + 40 + 9, 2 + 30 + 1, *(2 + 100 * share for share in shares[2:])), shares)
+    assert (steps.extra(0), steps.extra(1)) == pytest.approx((9, 1))
+    assert steps.total == pytest.approx(sum(2 + 100 * share for share in shares)) and steps.mean == pytest.approx(steps.total / 5)
+    few = Steps(steps.seconds[:3], shares[:3])
+    assert few.extra(0) is None and few.mean == few.usual == 22
+
+
 def test_a_clip_of_all_steps_is_measured_without_what_compiles():
     seconds = [9.0, *[7.0] * 3, 30.0, 8.0, *[2.0] * 14]
     run = sampled("balanced", seconds, range(4, 20))

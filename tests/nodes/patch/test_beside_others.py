@@ -196,14 +196,14 @@ def test_a_mask_that_is_written_to_is_read_again():
 def test_a_schedule_that_starts_below_full_noise_begins_all_the_same(steps, warm_up):
     """As ddim_uniform's does, one step of it below."""
     sigmas = [flow_sigma((step + 1) / (steps + 1)) for step in range(steps + 1)]
-    begun, continued = (Schedule(sigmas, flow_sigma, Options(), begins) for begins in (True, False))
+    begun, continued = (Schedule(sigmas, flow_sigma, Options(warm_up_density=0.0), begins) for begins in (True, False))
     assert [begun.dense_reason(sigma) for sigma in sigmas[:-1]].count(WARM_UP_STEP) == warm_up
     assert [continued.dense_reason(sigma) for sigma in sigmas[:-1]].count(WARM_UP_STEP) == warm_up - 1
 
 
 def test_a_run_from_nothing_but_noise_begins_the_denoising():
     for latent, dense_steps in ((torch.zeros(1, 4), 1), (torch.ones(1, 4), 0)):
-        played = Harness(dense_first_steps=-1)
+        played = Harness(dense_first_steps=-1, warm_up_density=0.0)
         played.sample_sigmas = torch.tensor([flow_sigma((step + 1) / 6) for step in range(6)])
         record = played.sample(lambda played=played: [played.evaluate(one, step=step) for step in range(5)], latent=latent)
         assert record.dense_calls.get(WARM_UP_STEP, 0) == dense_steps and record.sparse_calls == 5 - dense_steps

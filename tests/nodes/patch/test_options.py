@@ -10,6 +10,26 @@ def test_presets_supply_everything_but_the_density():
     assert Options(preset="fast", density=0.3).settings() == Settings(density=0.3)
 
 
+def test_the_density_of_the_first_step():
+    found = {preset: Options(preset=preset).first_density() for preset in PRESETS}
+    assert found == {"quality": 0.6, "balanced": 0.35, "fast": 0.25, "few-step": 0.3}
+    assert Options(warm_up_density=0.4).first_density() == 0.4
+    assert Options(density=0.5).first_density() == Options(density=0.5, warm_up_density=0.2).first_density() == 0.5
+    assert Options(warm_up_density=0.0).first_density() is None
+
+
+def test_custom_settings_have_dense_first_steps_unless_asked():
+    own = {"preset": "custom", "method": "svg2"}
+    assert options(**own).first_density() is None and options(**own).warm_up_steps(20) == 4
+    assert options(**own, warm_up_density=0.4).first_density() == 0.4 and options(**own, warm_up_density=0.4).warm_up_steps(20) == 0
+
+
+def test_first_steps_are_dense_by_themselves_only_where_the_density_does_not_fall():
+    assert [Options(preset=preset).warm_up_steps(20) for preset in PRESETS] == [0, 0, 0, 0]
+    assert [Options(preset=preset, warm_up_density=0.0).warm_up_steps(20) for preset in PRESETS] == [4, 4, 4, 0]
+    assert Options(dense_first_steps=2).warm_up_steps(20) == 2
+
+
 def test_custom_takes_what_is_connected():
     settings = options(preset="custom", density=0.15, method="svg2", kmeans_next=3).settings()
     assert settings == Settings(density=0.15, method="svg2", kmeans_next=3)
@@ -28,6 +48,9 @@ def test_custom_takes_what_is_connected():
         ({"record_layers": "first"}, "layers has 'first'"),
         ({"preset": "custom"}, "nothing is connected to settings: connect SVG-EAR Custom Settings or SVG-EAR Load Calibration, or choose"),
         ({"preset": "fast", "method": "svg2"}, "preset is fast, and something is connected.*set preset to custom, or disconnect it"),
+        ({"warm_up_density": -0.5}, "warm_up_density is -0.5; it must lie between 0 and 1, or be -1"),
+        ({"warm_up_density": 1.5}, "warm_up_density is 1.5; it must lie"),
+        ({"preset": "custom", "budget": "top-p", "warm_up_density": 0.2}, "but budget top-p has no density: set warm_up_density to -1"),
         ({"preset": "custom", "budget": "top-p", "density": 0.2}, "density is 0.2, but budget top-p has no density: set density to 0"),
     ],
 )
@@ -40,6 +63,7 @@ def test_invalid_widgets_say_what_to_change(widgets, message):
     ("widgets", "message"),
     [
         ({"density": "lots"}, "density is 'lots'; it must be a number, such as 0.0"),
+        ({"warm_up_density": "most"}, "warm_up_density is 'most'; it must be a number"),
         ({"dense_blocks": 3}, "dense_blocks is 3; it must be text, such as '0'"),
         ({"min_tokens": 1.5}, "min_tokens is 1.5; it must be a whole number, such as -1"),
         ({"strict": "yes"}, "strict is 'yes'; it must be on or off"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from fake_comfyui import DIM, HEADS, Harness, counts, dense, dense_reasons, qkv, split
 from svg_ear import kernels
+from svg_ear.kernels import SequenceLayout
 from svg_ear.nodes.patch import evaluation
 from svg_ear.nodes.patch.override import EVALUATION, OVERRIDE
 from svg_ear.nodes.patch.sequence import apply_mask
@@ -47,6 +48,43 @@ def test_batch_items_may_have_masks_of_their_own():
     )
     expected = dense(*tensors, HEADS, mask=mask, skip_reshape=True)
     torch.testing.assert_close(found[:, 4:], expected[:, 4:], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "batch", "owners"),
+    [
+        ([1, 0], 2, (1, 1)),
+        ([0, 1], 2, (0, 0)),
+        ([1, 0], 4, (2, 3, 2, 3)),
+        ([0], 2, None),
+        ([1], 1, None),
+        ([1, 0, 0], 3, None),
+        ([0, 2], 2, None),
+    ],
+)
+def test_both_branches_of_guidance_take_the_clusters_of_cond(monkeypatch, kinds, batch, owners):
+    seen = []
+    inner = kernels.sparse_attention
+    monkeypatch.setattr(kernels, "sparse_attention", lambda *args, **named: seen.append(named["owners"]) or inner(*args, **named))
+    record = (played := Harness()).sample(
+        lambda: played.evaluate(
+            lambda attention: attention(*qkv(batch=batch), HEADS), cond_or_uncond=kinds, uuids=list("abc")[: len(kinds)]
+        )
+    )
+    assert seen == [owners] and record.sparse_calls == 1
+
+
+def test_branches_whose_video_lies_elsewhere_have_clusters_of_their_own():
+    played, near, far = Harness(), SequenceLayout(range(0, 96)), SequenceLayout(range(4, 100))
+
+    def body(attention):
+        found.extend(current[0].owners(2, layouts) for layouts in ((near,), (near, near), (near, far)))
+
+    found, current = [], []
+    inner = played.patch._evaluation
+    played.patch._evaluation = lambda *args: current.append(inner(*args)) or current[-1]
+    played.sample(lambda: played.evaluate(body, cond_or_uncond=[1, 0], uuids=["u", "c"]))
+    assert found == [(1, 1), (1, 1), None]
 
 
 def test_mask_is_read_once_per_evaluation(monkeypatch):

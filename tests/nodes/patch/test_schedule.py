@@ -15,11 +15,49 @@ def reasons(sigmas, **widgets):
 
 @pytest.mark.parametrize(("steps", "warm_up"), [(1, 1), (4, 1), (5, 1), (8, 2), (20, 4), (50, 10)])
 def test_automatic_warm_up_is_a_fifth_of_the_steps(steps, warm_up):
-    assert reasons(flow_schedule(steps)) == [WARM_UP_STEP] * warm_up + [None] * (steps - warm_up)
+    assert reasons(flow_schedule(steps), warm_up_density=0.0) == [WARM_UP_STEP] * warm_up + [None] * (steps - warm_up)
+
+
+def densities(sigmas, **widgets):
+    plan = schedule(sigmas, **widgets)
+    return [plan.density(sigma) for sigma in sigmas[:-1]]
+
+
+def test_the_density_falls_by_the_same_factor_from_the_first_step_to_the_last():
+    found = densities(flow_schedule(5), warm_up_density=0.32, density=0.02)
+    assert found == pytest.approx([0.32, 0.16, 0.08, 0.04, 0.02])
+    assert reasons(flow_schedule(5), warm_up_density=0.32) == [None] * 5
+    assert densities(flow_schedule(1), warm_up_density=0.32, density=0.02) == [0.32]
+    assert densities(flow_schedule(3), warm_up_density=0.32, density=1.0) == [1.0] * 3
+    assert densities(flow_schedule(8), preset="few-step") == pytest.approx([0.3] * 8)
+
+
+def test_dense_steps_leave_the_density_of_the_others_as_it_is():
+    widgets = {"warm_up_density": 0.32, "density": 0.02}
+    assert densities(flow_schedule(5), dense_first_steps=2, **widgets) == densities(flow_schedule(5), **widgets)
+    assert reasons(flow_schedule(5), dense_first_steps=2, **widgets) == [WARM_UP_STEP] * 2 + [None] * 3
+
+
+def test_two_samplers_share_one_curve():
+    whole, widgets = flow_schedule(20), {"preset": "balanced"}
+    found = densities(whole, **widgets)
+    assert (found[0], found[-1]) == pytest.approx((0.35, 0.06))
+    assert densities(whole[:11], **widgets) + densities(whole[10:], **widgets) == pytest.approx(found)
+
+
+def test_without_a_schedule_the_density_is_that_of_the_first_step():
+    for sigmas, sigma in ((None, 0.5), ([0.0, 0.5, 1.0], 0.5), (flow_schedule(4), None)):
+        plan = schedule(sigmas, preset="balanced")
+        assert plan.dense_reason(sigma) is None and plan.density(sigma) == 0.35
+
+
+def test_the_density_is_that_of_the_settings_where_it_does_not_fall():
+    assert densities(flow_schedule(5), warm_up_density=0.0) == [None] * 5
+    assert densities(flow_schedule(5), preset="custom", budget="top-p") == [None] * 5
 
 
 def test_few_step_preset_has_no_warm_up():
-    assert reasons(flow_schedule(4), preset="few-step") == [None] * 4
+    assert reasons(flow_schedule(4), preset="few-step") == reasons(flow_schedule(4), preset="few-step", warm_up_density=0.0) == [None] * 4
     assert reasons(flow_schedule(4), preset="few-step", dense_first_steps=1)[0] == WARM_UP_STEP
 
 
@@ -66,5 +104,5 @@ def test_unknown_schedules_matter_only_where_the_step_does(sigmas):
 
 
 def test_the_steps_that_may_run_sparse():
-    assert schedule(flow_schedule(5), dense_last_steps=1).sparse_steps == (1, 2, 3)
+    assert schedule(flow_schedule(5), warm_up_density=0.0, dense_last_steps=1).sparse_steps == (1, 2, 3)
     assert schedule(None).sparse_steps == () and schedule(None).step(0.5) == 0

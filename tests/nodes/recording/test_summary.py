@@ -126,7 +126,12 @@ def test_plurals():
 
 
 def test_settings_by_the_names_of_the_inputs():
-    assert in_words(Options(), 20) == "preset balanced, density 0.1, dense_first_steps 4 (automatic), dense_blocks 0"
+    assert in_words(Options(), 20) == (
+        "preset balanced, density 0.06, warm_up_density 0.35 (automatic), dense_first_steps 0 (automatic), dense_blocks 0"
+    )
+    before = Options(warm_up_density=0.0, density=0.1)
+    assert in_words(before, 20) == "preset balanced, density 0.1, dense_first_steps 4 (automatic), dense_blocks 0"
+    assert "density 0.06, warm_up_density 0.4, dense_first_steps 2, " in in_words(Options(dense_first_steps=2, warm_up_density=0.4), 20)
     own = options(preset="custom", budget="top-p", dense_first_steps=2, dense_last_steps=1, end_percent=0.9, dense_blocks="")
     assert in_words(own, 5) == (
         "preset custom, method svg-ear, top_p 0.85, dense_first_steps 2, dense_last_steps 1, start_percent 0, end_percent 0.9, "

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from fake_comfyui import HEADS, Harness, qkv
+from fake_comfyui import HEADS, Harness, counts, qkv
 from svg_ear.nodes.recording.routed import CODES, error_of_code
 from svg_ear.nodes.recording.selection import Selection
 from svg_ear.nodes.recording.trace import MapChoice, Place
@@ -60,6 +60,14 @@ def test_every_call_is_located():
     figures = np.stack(list(trace.sparse.values()))
     assert figures.shape == (len(trace.sparse), 2, HEADS) and np.all(figures[:, 1] > 0)
     assert figures[:, 0].mean() == pytest.approx(0.3, abs=0.05)
+
+
+def test_steps_are_shown_with_their_own_density():
+    record = played_run(dense_first_steps=0, warm_up_density=0.8, density=0.2)
+    found = [np.mean([figures[0].mean() for (*_, at), figures in record.trace.sparse.items() if at == step]) for step in range(STEPS)]
+    assert found == pytest.approx([0.8 * 0.25 ** (step / 4) for step in range(STEPS)], abs=0.05)
+    assert counts(record) == {"dense-block": STEPS} and record.dense_steps == 0
+    assert "density 0.2, warm_up_density 0.8, dense_first_steps 0" in record.settings and record.times.speed_up > 0
 
 
 def test_maps_agree_with_the_figures_of_their_call():
