@@ -65,7 +65,7 @@ class Lengths:
         return Least(found.least_tokens(heads, self._density(found), cautious), Text("found by SVG-EAR GPU Check"))
 
     def _density(self, found: Findings) -> float:
-        """The share of pairs that the middle step of the denoising computes; where it depends on the content, the most that was measured."""
+        """The share of pairs in the middle of the denoising; where it depends on the content, the most that was measured."""
         settings, profile = self._options.settings(), self._options.profile
         if settings.method == CALIBRATED:
             return profile.density

@@ -239,6 +239,12 @@ class TestOwners:
         assert relative_error(shared[:1], other) < 1e-12
         assert relative_error(shared[:1], sparse_attention(q[:1], k[:1], v[:1], self.settings).output) > 1e-3
 
+    @pytest.mark.parametrize("density", [0.1, 0.3])
+    def test_the_share_is_met_with_clusters_of_another(self, density):
+        q, k, v = clustered(1000, batch=2)
+        shares = sparse_attention(q, k, v, Settings(density=density), owners=(1, 1)).statistics.density.mean(1)
+        assert shares.tolist() == pytest.approx([density] * 2, rel=0.05)
+
     def test_everything_exact_is_dense(self):
         q, k, v = clustered(200, batch=2)
         assert relative_error(sparse_attention(q, k, v, EVERYTHING, owners=(0, 0)).output, dense(q, k, v)) < 1e-12

@@ -210,11 +210,13 @@ def test_what_does_not_belong_here_is_ignored_with_one_line(gpu, folder, caplog,
 def test_automatic_takes_what_was_found_and_its_tiles(gpu, folder):
     write(path_in(folder), now())
     lengths = Lengths(Options())
-    assert lengths.least(GPU, 12).tokens == now().least_tokens(12, 0.1, 24576)
+    # What balanced computes in the middle of the denoising.
+    middle = (0.35 * 0.06) ** 0.5
+    assert lengths.least(GPU, 12).tokens == now().least_tokens(12, middle, 24576)
     assert lengths.least(GPU, 12).origin == "found by SVG-EAR GPU Check"
-    assert lengths.least(GPU, 40).tokens == now().least_tokens(40, 0.1, 24576) < lengths.least(GPU, 12).tokens
-    assert Lengths(Options(preset="quality")).least(GPU, 12).tokens == now().least_tokens(12, 0.2, 24576)
-    assert Lengths(Options(density=0.15)).least(GPU, 12).tokens == now().least_tokens(12, 0.15, 24576)
+    assert lengths.least(GPU, 40).tokens == now().least_tokens(40, middle, 24576) < lengths.least(GPU, 12).tokens
+    assert Lengths(Options(preset="quality")).least(GPU, 12).tokens == now().least_tokens(12, (0.6 * 0.1) ** 0.5, 24576)
+    assert Lengths(Options(density=0.15)).least(GPU, 12).tokens == now().least_tokens(12, (0.35 * 0.15) ** 0.5, 24576)
     top_p = Options(preset="custom", custom=CustomSettings.of(budget="top-p"))
     assert Lengths(top_p).least(GPU, 12).tokens == now().least_tokens(12, 0.3, 24576)
     assert (tuning.attend_tiles(GPU, 2), tuning.probe_tiles(GPU, 2)) == (now().attend, now().probe)
