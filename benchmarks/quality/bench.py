@@ -51,6 +51,7 @@ SCALES = {"cpu": Scale(sample.SMALL_GRID, 6, 1.0, 2), "cuda": Scale(sample.LARGE
 QUICK_SCALE = Scale((5, 10, 16), 3, 1.0, 1)
 SEEDS = {"cpu": [1], "cuda": [1, 2, 3, 4]}
 USUAL_PARTS = ("standard", "few-step", "warm-up")
+NO_PICTURE = "THE PICTURE IS LEFT OUT: {}; pip install -r requirements-bench.txt"
 TIMES = {"clip_time": CUDNN, "clip_time_flash": FLASH}
 PARTS = (*USUAL_PARTS, front.PART)
 # What a second guidance scale repeats: it takes twice the time.
@@ -240,7 +241,12 @@ def report_schedules(rows: Sequence[dict], points: Sequence[front.Point], stem: 
     stem.parent.mkdir(parents=True, exist_ok=True)
     tables = stem.with_name(f"{stem.name}_results.md")
     tables.write_text(f"{origin_of(rows)}\n{text}", encoding="utf-8")
-    print(f"written: {', '.join(map(str, [tables, *front.draw(points, stem)]))}")
+    written = [tables]
+    try:
+        written += front.draw(points, stem)
+    except ImportError as error:
+        print(NO_PICTURE.format(error))
+    print(f"written: {', '.join(map(str, written))}")
     return 0
 
 
@@ -262,7 +268,7 @@ def report(rows: Sequence[dict], stem: Path) -> int:
     try:
         from .plot import draw
     except ImportError as error:
-        print(f"THE PICTURE IS LEFT OUT: {error}; pip install -r requirements-bench.txt")
+        print(NO_PICTURE.format(error))
     else:
         written += draw(summaries, stem)
     print(f"written: {', '.join(map(str, written))}")
