@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import linear_regression, median
 from typing import TYPE_CHECKING
 
-from .spec import Spec
+from .spec import DENSE, DENSE_CUDNN, Spec
 
 if TYPE_CHECKING:
     from .measure import Run
@@ -19,6 +19,8 @@ CLIP_STEPS = 20
 # Our first sparse step clusters from nothing, the second from the first: each has kernels of its own to compile.
 WARMING = 2
 SAME_SHARE = 0.02
+# How the report begins to name the attention that DENSE_CUDNN measures.
+CUDNN = "cuDNN"
 # So many different shares tell how a step's time depends on its share.
 LEAST_SHARES = 3
 
@@ -135,6 +137,12 @@ class Sampled:
         in_dense_blocks = (CLIP_STEPS - count) * self.dense_layers * (usual or 0.0) / self.layers
         sparse_blocks = (sparse - in_dense_blocks) * (self.full - self.dense_layers) / (self.layers - self.dense_layers)
         return dense * self.full / self.layers, in_dense_blocks + sparse_blocks
+
+
+def dense_step_of(calls: Calls | None, seconds: Mapping[str, float]) -> float | None:
+    """Seconds of a dense step on the attention that a run's dense calls used, from ``seconds`` of the dense methods; None if none did."""
+    on_cudnn = {name.startswith(CUDNN) for name in calls.dense_attention} if calls else set()
+    return seconds.get(DENSE) if True not in on_cudnn else seconds.get(DENSE_CUDNN) if False not in on_cudnn else None
 
 
 def figures(run: Run, calls: Calls | None, spec: Spec, steps: int, layers: tuple[int, int], dense_step: float | None) -> dict[str, object]:

@@ -16,8 +16,8 @@ from . import comfyui, loading
 from .measure import Clock, run
 from .methods import Method, Packs, Unavailable
 from .models import MODELS, Clip, Model
-from .rows import Row, figures
-from .spec import DENSE, Spec
+from .rows import Row, dense_step_of, figures
+from .spec import Spec
 
 
 class Session:
@@ -64,7 +64,7 @@ class Session:
 
     def clip(self, clip: Clip, model: Model, full: int, patcher, plan: list[tuple[Spec, int]]) -> None:
         """One clip with every method of ``plan``."""
-        size, dense_step = model.sizes[clip.size], None
+        size, dense_steps = model.sizes[clip.size], {}
         inputs = loading.empty_latent(model, size), loading.conditionings(model)
         for spec, steps in plan:
             self.bar.set_description(f"{clip}, {spec.text}"[:60])
@@ -78,7 +78,8 @@ class Session:
                 with torch.inference_mode():
                     method = Method(spec, patcher, self.packs, steps, row["tokens"])
                 taken = run(method, *inputs, clip.cfg, Clock(self.deadline, self.bar.update))
-                row |= figures(taken, method.calls(), spec, steps, (model.layers, full), dense_step)
+                calls = method.calls()
+                row |= figures(taken, calls, spec, steps, (model.layers, full), dense_step_of(calls, dense_steps))
             except Unavailable as reason:
                 say(f"{spec.text} IS LEFT OUT: {reason}")
                 continue
@@ -90,8 +91,8 @@ class Session:
                 method = None
                 _free()
                 self.bar.update(steps - (self.bar.n - before))
-            if spec.name == DENSE and row.get("dense_step_s"):
-                dense_step = float(row["dense_step_s"])
+            if spec.is_dense and row.get("dense_step_s"):
+                dense_steps[spec.name] = float(row["dense_step_s"])
             self.keep(row | self.origin | {"commit": self.commits[spec.against]})
 
     def is_late(self) -> bool:

@@ -15,7 +15,7 @@ from benchmarks.checkout import find_checkout
 from benchmarks.runs import bench
 from benchmarks.runs.models import CLIPS, MODELS, Clip
 from benchmarks.runs.plot import draw
-from benchmarks.runs.rows import Sampled, Steps, figures
+from benchmarks.runs.rows import Sampled, Steps, dense_step_of, figures
 from benchmarks.runs.sol import SolAttention
 from benchmarks.runs.spec import Spec
 from benchmarks.runs.table import markdown
@@ -112,6 +112,15 @@ def test_fewer_layers_are_reckoned_block_by_block(steps):
     whole = sampled("balanced", seconds[40], sparse_steps, layers=(40, 40)).clip(None)
     part = sampled("balanced", seconds[4], sparse_steps, layers=(4, 40))
     assert part.clip(None) == pytest.approx(whole) and "4 of 40 layers" in part.known
+
+
+def test_dense_blocks_take_what_they_take_on_the_attention_that_they_used():
+    """A dense layer on cuDNN is no dense layer on FlashAttention."""
+    seconds = {"dense": 16.0, "dense-cudnn": 12.0}
+    cudnn, flash = {"cuDNN (PyTorch SDPA)": 5}, {"ComfyUI's PyTorch attention": 5}
+    found = [dense_step_of(SimpleNamespace(dense_attention=names), seconds) for names in (cudnn, flash, {}, cudnn | flash)]
+    assert found == [12.0, 16.0, 16.0, None] and dense_step_of(None, seconds) == 16.0
+    assert dense_step_of(SimpleNamespace(dense_attention=cudnn), {"dense": 16.0}) is None
 
 
 def test_a_clip_is_not_reckoned_from_what_is_missing():
