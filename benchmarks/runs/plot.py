@@ -24,7 +24,7 @@ SERIES = {
     "fast": ("fast", "#1d4f8c"),
     "few-step": ("few-step", "#8e6bbf"),
 }
-INCHES, FEWEST_INCHES = 1.6, 5.5
+INCHES, FEWEST_INCHES = 1.9, 5.5
 # Of the distance between two clips.
 ROOM = 0.85
 HATCH = {"hatch": "////", "edgecolor": "white", "linewidth": 0}
@@ -46,21 +46,33 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
     shown = [method for method in SERIES if any(row["method"] == method for row in rows)]
     width = ROOM / len(shown)
     with plot.panels(stem, 1, max(FEWEST_INCHES, INCHES * len(dense)), "runs") as (figure, (axis,)):
-        for place, method in enumerate(shown):
+        for method in shown:
             found = [row for row in rows if row["method"] == method]
-            positions = [list(dense).index(title(row)) + (place - (len(shown) - 1) / 2) * width for row in found]
+            positions = [list(dense).index(title(row)) + _place(row, rows, shown) * width for row in found]
             _bars(axis, positions, width, found, [dense[title(row)] for row in found], *SERIES[method])
-        axis.set_xticks(range(len(dense)), [clip.replace(", ", "\n") for clip in dense])
+        axis.set_xticks(range(len(dense)), [_in_lines(clip) for clip in dense])
         axis.set_xlim(-0.5, len(dense) - 0.5)
         axis.set_ylim(0, 1.1)
         axis.set_ylabel(f"time of {CLIP_STEPS} steps over dense; seconds above")
         axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axis.get_legend_handles_labels()
         hatched = Patch(facecolor="#d5d5d5", label="of it dense steps", **HATCH)
-        axis.legend([*handles, hatched], [*labels, hatched.get_label()], **LEGEND, ncols=4 if len(dense) < 4 else len(shown) + 1)
+        axis.legend([*handles, hatched], [*labels, hatched.get_label()], **LEGEND, ncols=4)
         first = rows[0]
         figure.suptitle(f"{first['hardware']}, torch {first['torch']}, ComfyUI {first['comfyui']}", fontsize=8)
     return plot.paths(stem)
+
+
+def _place(row: Row, rows: Sequence[Row], shown: Sequence[str]) -> float:
+    """Where the bar of ``row`` stands among those of its clip, in widths of one from their middle."""
+    beside = [method for method in shown if any(other["method"] == method and title(other) == title(row) for other in rows)]
+    return beside.index(row["method"]) - (len(beside) - 1) / 2
+
+
+def _in_lines(clip: str) -> str:
+    """The title of a clip on lines of its model, size and guidance."""
+    model, _, guidance = clip.partition(", ")
+    return "\n".join((*model.rsplit(" ", 1), guidance)).strip()
 
 
 def _bars(axis, positions: list[float], width: float, rows: Sequence[Row], dense: list[float], label: str, colour: str) -> None:
