@@ -1,6 +1,7 @@
 """What we show in the browser is said in every language that we have: reasons, lines of reports, labels of the view."""
 
 import ast
+import copy
 import json
 import re
 
@@ -70,6 +71,12 @@ def test_nothing_is_translated_that_is_no_longer_said(translations):
 
 def test_translations_have_the_figures_of_the_english(translations):
     assert {text: said for text, said in translations.items() if figures(text) != figures(said)} == {}
+
+
+def test_texts_are_copied_whole():
+    for text in (Text("saved {time} of {dense}", time="3 s", dense=counted(2, "step")), Joined(", ", (counted(2, "warning"), "1.0 s"))):
+        copied = copy.deepcopy(text)
+        assert copied == text and for_browser(copied) == for_browser(text) != str(text)
 
 
 def test_the_browser_gets_words_and_figures_apart():

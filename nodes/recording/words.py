@@ -21,6 +21,10 @@ class Text(str):
         made.template, made.figures = template, figures
         return made
 
+    # ComfyUI copies what it hands out of its history.
+    def __getnewargs_ex__(self):
+        return (self.template,), self.figures
+
 
 class Joined(str):
     """Texts with the same few characters between them.
@@ -38,6 +42,9 @@ class Joined(str):
         made = super().__new__(cls, between.join(kept))
         made.between, made.parts = between, kept
         return made
+
+    def __getnewargs__(self):
+        return self.between, self.parts
 
 
 def for_browser(text: object):
