@@ -21,7 +21,7 @@ NEAREST_WIDE = {"ROWS": 256, "COLUMNS": 64, "num_warps": 8, "num_stages": 2}
 NEAREST = {"ROWS": 128, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 NEAREST_FLOAT32 = {"ROWS": 64, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
 # Tokens of one tile that are compared with the candidates of their last cluster.
-NEAR = {"ROWS": 64, "num_warps": 4}
+NEAR, NEAR_FLOAT32 = {"ROWS": 64, "num_warps": 4}, {"ROWS": 64, "num_warps": 8}
 POINTS = {"ROWS": 16, "num_warps": 4, "num_stages": 1}
 # Points are padded to whole tiles of any of the above.
 PADDED = 64
@@ -240,14 +240,15 @@ def nearest_candidates(tokens: Tensor, points: Points, last: Clusters, candidate
     """``[B, H, N]`` in the dtype of labels: the nearest of the points that are nearest to each token's ``last`` centroid."""
     batch, heads, length, dim = tokens.shape
     near = _candidates(last.centroids, points, candidates)
-    rows = cut(last, NEAR["ROWS"])
+    tiles = NEAR_FLOAT32 if tokens.dtype == torch.float32 else NEAR
+    rows = cut(last, tiles["ROWS"])
     labels = torch.empty(batch, heads, length, dtype=label_dtype(points.count), device=tokens.device)
     _nearest_candidate[(rows.count, batch * heads)](
         tokens, *tokens.stride()[:3],
         last.order, rows.table,
         near, points.relative, points.bias, labels,
         heads, length, points.count, points.bias.shape[2],
-        D=dim, CANDIDATES=candidates, **NEAR,
+        D=dim, CANDIDATES=candidates, **tiles,
     )  # fmt: skip
     return labels
 

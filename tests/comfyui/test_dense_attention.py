@@ -32,9 +32,9 @@ q = torch.randn(1, 8, 64)
 for function in (attention.optimized_attention, attention.attention_split):
     function(q, q, q, 2, transformer_options={"optimized_attention_override": override})
 own, other = given
-assert not is_default(own), "asked for on the command line"
-args.use_pytorch_cross_attention = False
 assert is_default(own) and not is_default(other)
+args.deterministic = True
+assert not is_default(own), "asked for on the command line"
 assert (name_of(own), name_of(other)) == ("ComfyUI's PyTorch attention", "ComfyUI's split attention")
 
 patcher = ModelPatcher(torch.nn.Module(), torch.device("cpu"), torch.device("cpu"))

@@ -81,7 +81,7 @@ def kernels(kind, dim, capability):
             nearest, "_nearest_candidate",
             x | points | {"labels": "*i16"} | dict.fromkeys(("order", "tiles", "candidates"), "*i32")
             | ints("heads", "tokens", "clusters", "padded"),
-            {"D": dim, "CANDIDATES": 32} | nearest.NEAR,
+            {"D": dim, "CANDIDATES": 32} | (nearest.NEAR_FLOAT32 if kind == "*fp32" else nearest.NEAR),
         ),
         (
             cluster, "_means",
