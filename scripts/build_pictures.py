@@ -47,6 +47,7 @@ CARDS = {
 # Nodes in the screenshots: left, top, right, bottom.
 VIEW, REPORT = (70, 92, 638, 1268), (680, 92, 1160, 552)
 CALIBRATION = (64, 154, 956, 680)
+WIDGETS = (0, 0, 350, 318)
 
 
 class RecordedAttention:
@@ -123,7 +124,7 @@ def main() -> None:
     both.save(ROOT / "docs" / "view.jpg", quality=88, optimize=True)
     dark.crop(VIEW).save(HELP / "view.jpg", quality=85, optimize=True)
     filled.crop(REPORT).save(HELP / "report.jpg", quality=85, optimize=True)
-    Image.open(SCREENSHOTS / "attention.png").convert("RGB").save(HELP / "attention.jpg", quality=85, optimize=True)
+    Image.open(SCREENSHOTS / "attention.png").convert("RGB").crop(WIDGETS).save(HELP / "attention.jpg", quality=85, optimize=True)
     calibration = Image.open(SCREENSHOTS / "calibration_classic.png").convert("RGB")
     calibration.crop(CALIBRATION).save(HELP / "calibration.jpg", quality=85, optimize=True)
 

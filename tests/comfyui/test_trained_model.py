@@ -15,7 +15,7 @@ from benchmarks.demo_model import sample
 SEED = 1
 BLOCKS = 8
 TINY_GRID = (3, 8, 12)
-SVG_EAR = {"density": 0.1}
+SVG_EAR = {"density": 0.1, "warm_up_density": 0.0}
 SVG2 = {"preset": "custom", "method": "svg2", "density": 0.1}
 
 
