@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .blocks import block_count
 from .device import unavailable_reason
+from .numerics import ceil_div
 from .settings import CALIBRATED, BlockRouting, SequenceLayout, Settings
 
 IMPLEMENTATIONS = ("torch", "triton")
@@ -108,4 +109,4 @@ def heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int 
     if memory_limit is None:
         memory_limit = max(9 * q.nbytes // 4, LEAST_GPU_MEMORY if q.is_cuda else 0)
     most = max(1, min(heads, memory_limit // stages.working_bytes(q, tokens, settings)))
-    return -(-heads // -(-heads // most))
+    return ceil_div(heads, ceil_div(heads, most))

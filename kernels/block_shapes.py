@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .blocks import block_count
+from .numerics import ceil_div
 
 # How much a step along frames, rows and columns counts where a piece of the video is halved along its longest side; None
 # takes consecutive tokens. Blocks of 128 of 21 x 30 x 52 tokens are then about 1 x 10 x 13 and 21 x 3 x 4.
@@ -59,7 +60,7 @@ def _halved(grid: tuple[int, int, int], weights: tuple[float, float, float], siz
         sides = numpy.ptp(places[:, tokens], axis=1)
         axis = numpy.where(sides > 0, (sides + 1) * weights, 0).argmax()
         along = tokens[places[axis, tokens].argsort(kind="stable")]
-        before = -(-blocks // 2)
+        before = ceil_div(blocks, 2)
         halves = along[: before * size], along[before * size :]
         pieces += [(numpy.sort(halves[1]), first + before), (numpy.sort(halves[0]), first)]
     return labels

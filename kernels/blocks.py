@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .numerics import ceil_div
 from .settings import BlockRouting
 from .types import Clusters
 
@@ -16,7 +17,7 @@ ANCHOR_EVERY = 4
 
 def block_count(tokens: int, size: int) -> int:
     """Blocks of ``size`` tokens, the last one with what is left."""
-    return -(-tokens // size)
+    return ceil_div(tokens, size)
 
 
 def block_labels(tokens: Tensor, routing: BlockRouting) -> Tensor:

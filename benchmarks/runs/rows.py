@@ -141,8 +141,10 @@ class Sampled:
 
 def dense_step_of(calls: Calls | None, seconds: Mapping[str, float]) -> float | None:
     """Seconds of a dense step on the attention that a run's dense calls used, from ``seconds`` of the dense methods; None if none did."""
-    on_cudnn = {name.startswith(CUDNN) for name in calls.dense_attention} if calls else set()
-    return seconds.get(DENSE) if True not in on_cudnn else seconds.get(DENSE_CUDNN) if False not in on_cudnn else None
+    on_cudnn = [name.startswith(CUDNN) for name in calls.dense_attention] if calls else []
+    if any(on_cudnn):
+        return seconds.get(DENSE_CUDNN) if all(on_cudnn) else None
+    return seconds.get(DENSE)
 
 
 def figures(run: Run, calls: Calls | None, spec: Spec, steps: int, layers: tuple[int, int], dense_step: float | None) -> dict[str, object]:

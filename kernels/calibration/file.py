@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..blocks import block_count
+from ..numerics import ceil_div
 from .budgets import Density, Thresholds
 from .profile import ModelIdentity, Profile
 
@@ -157,7 +158,7 @@ def _profile(facts: dict, tensors: dict[str, numpy.ndarray]) -> Profile:
         shapes=tensors["shapes"],
         index=index,
         repeats=tensors["repeats"].astype(bool),
-        masks=_decompress(tensors["masks"], tensors["codings"], (numbers["masks"], blocks, -(-blocks // 8)), index),
+        masks=_decompress(tensors["masks"], tensors["codings"], (numbers["masks"], blocks, ceil_div(blocks, 8)), index),
     )
     profile.check()
     return profile

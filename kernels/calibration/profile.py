@@ -11,6 +11,7 @@ import torch
 
 from ..block_shapes import SHAPES, block_table
 from ..blocks import ANCHOR_EVERY, block_count
+from ..numerics import ceil_div
 from ..settings import BlockRouting
 from .bits import popcount, unpack
 from .budgets import Budget
@@ -164,7 +165,7 @@ class Profile:
             f"an index of {self.index.dtype} {self.index.shape} in place of int32 {shape}": _is(self.index, numpy.int32, shape),
             f"repeating heads of {self.repeats.dtype} {self.repeats.shape} in place of bool {shape}": _is(self.repeats, bool, shape),
             f"masks of {self.masks.dtype} {self.masks.shape} for {count} blocks": _is(
-                self.masks, numpy.uint8, (len(self.masks), count, -(-count // 8))
+                self.masks, numpy.uint8, (len(self.masks), count, ceil_div(count, 8))
             ),
         }
         broken = [what for what, holds in rules.items() if not holds]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..numerics import ceil_div
 from ..settings import Settings
 from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
 from .chunks import row_slices
@@ -113,7 +114,7 @@ def _weighted_centroids(
 def _sums_by_cluster(weights: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
     """``weights^T @ values`` of each cluster: ``[N, m]`` and ``[N, D]`` to ``[C, m, D]``, with clusters cut into tiles of one height."""
     tokens, count = len(values), len(offsets) - 1
-    height = -(-tokens // count)
+    height = ceil_div(tokens, count)
     tiles = (offsets.diff() + height - 1) // height
     owners = torch.arange(count, device=values.device).repeat_interleave(tiles)
     rank = torch.arange(len(owners), device=values.device) - (tiles.cumsum(0) - tiles)[owners]

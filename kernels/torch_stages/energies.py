@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..numerics import compute_dtype
+from ..numerics import ceil_div, compute_dtype
 from ..types import Conditioning
 from .chunks import row_slices
 from .probe import scaled_logits
@@ -49,7 +49,7 @@ def block_energies(queries: Tensor, keys: Tensor, denominators: Tensor, size: in
         Float ``[B, H, n, n]``.
     """
     batch, heads, tokens, _ = queries.shape
-    count = -(-tokens // size)
+    count = ceil_div(tokens, size)
     energies = denominators.new_zeros(batch, heads, count, count)
     blocks = torch.arange(tokens, device=queries.device) // size
     for b, h in itertools.product(range(batch), range(heads)):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import geometric_mean
 
 from ...kernels import tuning
+from ..patch.failures import first_line
 from ..patch.findings import Card, Findings, Timing
 from ..patch.memory import is_out_of_memory
 from ..recording.words import counted, duration
@@ -147,10 +148,10 @@ def best(tried: Sequence[Times]) -> Hashable | None:
     working = [choice for choice in tried[0] if all(isinstance(times.get(choice), float) for times in tried)]
     table = next(iter(tried[0]))
     if table not in working:
-        return min(working, key=lambda choice: _mean(times[choice] for times in tried), default=None)
+        return min(working, key=lambda choice: geometric_mean(times[choice] for times in tried), default=None)
     ratios = {choice: [times[choice] / times[table] for times in tried] for choice in working}
-    found = min(working, key=lambda choice: _mean(ratios[choice]))
-    return found if _mean(ratios[found]) <= FASTER and max(ratios[found]) <= SLOWER else table
+    found = min(working, key=lambda choice: geometric_mean(ratios[choice]))
+    return found if geometric_mean(ratios[found]) <= FASTER and max(ratios[found]) <= SLOWER else table
 
 
 def called(method: str | float) -> str:
@@ -161,15 +162,3 @@ def called(method: str | float) -> str:
 def in_words(size: Size) -> str:
     """A size in words."""
     return f"{counted(size[0], 'head')}, {counted(size[1], 'token')}"
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-def _mean(ratios) -> float:
-    """The geometric mean."""
-    logarithms = [math.log(ratio) for ratio in ratios]
-    return math.exp(sum(logarithms) / len(logarithms))

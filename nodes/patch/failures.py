@@ -16,7 +16,7 @@ def failure(error: Exception) -> Reason | None:
     """Why the call that raised ``error`` runs dense, None for an error that must be seen: one of our own, or of whoever called us."""
     if is_out_of_memory(error):
         return reasons.OUT_OF_MEMORY
-    return reasons.kernel_failed(_first_line(error)) if _is_of_triton(error) else None
+    return reasons.kernel_failed(first_line(error)) if _is_of_triton(error) else None
 
 
 def _is_of_triton(error: Exception) -> bool:
@@ -33,7 +33,7 @@ def _is_of_triton(error: Exception) -> bool:
     return False
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The kind of an error and the first line of what it says; a compiler's own words where it quotes the source before them."""
-    lines = str(getattr(error, "error_message", None) or error).strip().splitlines() or [""]
-    return textwrap.shorten(f"{type(error).__name__}: {lines[0]}", LETTERS, placeholder=" ...")
+    lines = str(getattr(error, "error_message", None) or error).strip().splitlines()
+    return textwrap.shorten(": ".join((type(error).__name__, *lines[:1])), LETTERS, placeholder=" ...")
