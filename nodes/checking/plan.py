@@ -12,8 +12,9 @@ from ..patch.findings import Timing
 DENSITIES = (0.05, 0.1, 0.2, 0.3)
 # Lengths of a break-even are multiples of this, and further apart from each other than by this factor.
 GRAIN, APART = 256, 1.04
-# A break-even between two lengths less apart than this is known well enough.
-CLOSE = 1.2
+# A break-even between two lengths less apart than this is known well enough, if sparse still is the faster one so much above it: times
+# rise in steps, dense ones as well, so that the first crossing need not be the last.
+CLOSE, ABOVE = 1.2, 1.12
 
 Size = tuple[int, int]
 
@@ -41,7 +42,7 @@ SHORT = tuple((heads, tokens) for tokens in (8192, 16384, 32768) for heads in (1
 # Among them 1280 x 720 and 81 frames of Wan 14B.
 LONG = ((12, 65536), (40, 75600), (24, 131072))
 QUICK = Plan((SHORT,), refinements=1, trials=(), longest=500, seconds=60)
-FULL = Plan((SHORT, LONG), refinements=2, trials=((24, 16384), (24, 32768), (24, 65536)), longest=4000, seconds=240)
+FULL = Plan((SHORT, LONG), refinements=4, trials=((24, 16384), (24, 32768), (24, 65536)), longest=4000, seconds=240)
 
 
 def to_refine(timings: Sequence[Timing]) -> list[Size]:
@@ -65,7 +66,8 @@ def _crossings(known: Sequence[Timing], density: float) -> list[int]:
     if not between:
         return []
     left, right = (known[place] for place in between[-1])
-    if right.tokens / left.tokens < CLOSE:
-        return []
-    points = [(timing.tokens, timing.dense, timing.sparse[density]) for timing in (left, right)]
-    return [max(GRAIN, round(break_even(points) / GRAIN) * GRAIN)]
+    crossing = break_even((timing.tokens, timing.dense, timing.sparse[density]) for timing in (left, right))
+    if right.tokens / left.tokens >= CLOSE:
+        return [max(GRAIN, round(crossing / GRAIN) * GRAIN)]
+    confirmed = any(ABOVE / APART <= timing.tokens / crossing <= CLOSE for timing in known)
+    return [] if confirmed else [round(crossing * ABOVE / GRAIN) * GRAIN]

@@ -92,8 +92,19 @@ def test_break_evens_are_within_a_few_percent_of_a_fine_measurement(plan):
             assert found.measured(heads, density) == pytest.approx(fine, rel=0.02), (heads, density)
 
 
+def test_a_length_above_a_crossing_confirms_it():
+    """Dense times rise in steps: on an H200 sparse calls at 30 % are faster from 26,200 tokens on, and slower again at 28,700."""
+    times = {25600: 0.99, 26880: 1.02, 32768: 1.2}
+    known = [Timing(24, tokens, gain, {0.3: 1.0}, {}) for tokens, gain in times.items()]
+    (_, above), *more = to_refine(known)
+    assert not more and 28500 < above < 30500
+    slower = [*known, Timing(24, above, 0.95, {0.3: 1.0}, {})]
+    assert to_refine(slower) == [], "crossed between two that are close, and confirmed by the longest"
+    assert break_even((timing.tokens, timing.dense, timing.sparse[0.3]) for timing in slower) > above
+
+
 def test_close_lengths_are_not_measured_again():
-    assert to_refine(findings(((12, 16000), (12, 18000))).timings) == []
+    assert to_refine(findings(((12, 16000), (12, 18000), (12, 20000))).timings) == []
     refined = to_refine(findings(((12, 8192), (12, 65536))).timings)
     lengths = sorted(tokens for _, tokens in refined)
     assert 1 <= len(lengths) <= len(DENSITIES) and all(tokens % 256 == 0 for tokens in lengths)
