@@ -15,6 +15,16 @@ import torch
 PRECISE = "ieee" if torch.version.hip else "tf32x3"
 
 
+def launched(**options: int) -> dict[str, int]:
+    """Launch options and sizes of a kernel, with what holds for all of them.
+
+    Products and sums contract into one operation, which newer versions of Triton leave off. On AMD no loop has more than one stage:
+    Triton's pipeliner has crashed on RDNA 4 from two on.
+    """
+    single = {"num_stages": 1} | ({"STAGES": 1} if "STAGES" in options else {}) if torch.version.hip else {}
+    return options | single | {"enable_fp_fusion": True}
+
+
 @dataclass(frozen=True)
 class Tiles:
     """How one kernel is cut: query rows and keys of a tile, warps, and stages of the software pipeline.
@@ -32,17 +42,20 @@ class Tiles:
     @property
     def launch(self) -> dict[str, int]:
         """Launch options."""
-        return {"num_warps": self.warps} | ({"maxnreg": self.registers} if self.registers else {})
+        return launched(num_warps=self.warps, **({"maxnreg": self.registers} if self.registers else {}))
 
 
-# For Triton's interpreter, and for GPUs that are not in the tables (AMD among them).
+# For Triton's interpreter, and for GPUs that are not in the tables.
 INTERPRETED, SAFE = Tiles(32, 32, 4, 1), Tiles(64, 32, 4, 1)
+# AMD, as number 0 of the tables: of what compiles for RDNA 3, this spills the fewest registers, and none on CDNA 3 and RDNA 4.
+AMD = Tiles(64, 32, 8, 1)
 # Products of float32 take twice the shared memory.
 FLOAT32 = Tiles(64, 32, 8, 1)
 
 # One shape, or two: a query group is cut into tiles of the first, and rows that would fill no more than half of one go
 # into a tile of the second. On an H200, a tall tile that shares its multiprocessor with another does 18 % more a row.
 ATTEND = {
+    0: (AMD,),
     80: (Tiles(64, 64, 4, 3),),
     86: (Tiles(64, 64, 4, 2),),
     89: (Tiles(64, 64, 4, 2),),
@@ -52,6 +65,7 @@ ATTEND = {
 }
 INTERPRETED_ATTEND = (Tiles(64, 32, 4, 1), INTERPRETED)
 PROBE = {
+    0: AMD,
     80: Tiles(64, 64, 8, 2),
     86: Tiles(64, 32, 8, 2),
     89: Tiles(64, 32, 8, 2),
@@ -62,6 +76,7 @@ PROBE = {
 
 # The other choices, for whoever measures: they compile like those above, and none is better on every card.
 ATTEND_CHOICES = {
+    0: ((SAFE,), (Tiles(32, 32, 4, 1),), (Tiles(64, 64, 8, 1),)),
     80: ((Tiles(64, 32, 4, 3),), (Tiles(64, 64, 4, 2),), (Tiles(128, 64, 8, 2), Tiles(64, 64, 4, 3))),
     86: ((Tiles(64, 32, 4, 2),), (Tiles(64, 32, 4, 3),), (Tiles(128, 32, 8, 2), Tiles(64, 64, 4, 2))),
     89: ((Tiles(64, 32, 4, 2),), (Tiles(64, 32, 4, 3),), (Tiles(128, 32, 8, 2), Tiles(64, 64, 4, 2))),
@@ -70,6 +85,7 @@ ATTEND_CHOICES = {
     120: ((Tiles(64, 32, 4, 2),), (Tiles(64, 32, 4, 3),), (Tiles(128, 32, 8, 2), Tiles(64, 64, 4, 2))),
 }
 PROBE_CHOICES = {
+    0: (SAFE, Tiles(32, 32, 4, 1), Tiles(64, 64, 8, 1)),
     80: (Tiles(64, 64, 4, 3), Tiles(64, 32, 4, 3), Tiles(128, 64, 8, 2)),
     86: (Tiles(64, 32, 4, 2), Tiles(64, 32, 4, 3), Tiles(64, 64, 8, 1)),
     89: (Tiles(64, 32, 4, 2), Tiles(64, 32, 4, 3), Tiles(64, 64, 8, 1)),
@@ -127,7 +143,7 @@ def probe_tiles(device: torch.device, itemsize: int) -> Tiles:
 
 @lru_cache
 def architecture(device: torch.device) -> int:
-    """The GPU's number in the tables; 0 for a CPU and for the GPUs of other makers."""
+    """The GPU's number in the tables; 0 for a CPU and for the GPUs of AMD."""
     if device.type == "cpu" or torch.version.hip:
         return 0
     major, minor = torch.cuda.get_device_capability(device)

@@ -15,6 +15,8 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+# What is said at a launch beside the sizes of the kernel.
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -28,14 +30,14 @@ class Case:
         signature: types of the arguments that are not constexpr, such as ``*bf16`` or ``i32``. Pointers, and integers that the
             kernel does not list under ``do_not_specialize``, are taken as multiples of 16.
         constexprs: values of the others, among them ``num_warps``, ``num_stages`` and ``maxnreg`` for the launch.
-        capability: compute capability of the GPU as in ``sm_90``, without the letters.
+        capability: compute capability of the GPU as in ``sm_90``, without the letters; the name of an AMD GPU such as ``gfx942``.
     """
 
     module: str
     kernel: str
     signature: dict[str, str]
     constexprs: dict[str, object]
-    capability: int
+    capability: int | str
 
 
 def compile_offline(cases: list[Case]) -> list[dict[str, int]]:
@@ -59,11 +61,10 @@ def compile_offline(cases: list[Case]) -> list[dict[str, int]]:
 
 def _compile(case: Case) -> dict[str, int]:
     import triton
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     kernel = getattr(importlib.import_module(case.module), case.kernel)
-    options = {name: case.constexprs[name] for name in ("num_warps", "num_stages", "maxnreg") if name in case.constexprs}
+    options = {name: case.constexprs[name] for name in OPTIONS if name in case.constexprs}
     constants = {name: value for name, value in case.constexprs.items() if name not in options}
     signature, aligned = {}, {}
     for place, parameter in enumerate(kernel.params):
@@ -72,8 +73,23 @@ def _compile(case: Case) -> dict[str, int]:
         if kind.startswith("*") or (kind.startswith("i") and not parameter.do_not_specialize):
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", case.capability, 32), options=options)
-    return _usage(compiled.asm["cubin"]) | {"shared": compiled.metadata.shared}
+    target = _target(case.capability)
+    compiled = triton.compile(source, target=target, options=options)
+    usage = _usage_of_amd(compiled.asm["amdgcn"]) if target.backend == "hip" else _usage(compiled.asm["cubin"])
+    return usage | {"shared": compiled.metadata.shared}
+
+
+def _target(capability: int | str):
+    from triton.backends.compiler import GPUTarget
+
+    if isinstance(capability, int):
+        return GPUTarget("cuda", capability, 32)
+    return GPUTarget("hip", capability, 64 if capability.startswith("gfx9") else 32)
+
+
+def _usage_of_amd(assembly: str) -> dict[str, int]:
+    keys = {"registers": "vgpr_count", "stack": "private_segment_fixed_size", "spilled": "vgpr_spill_count"}
+    return {name: int(re.search(rf"\.{key}:\s+(\d+)", assembly)[1]) for name, key in keys.items()}
 
 
 def _usage(binary: bytes) -> dict[str, int]:

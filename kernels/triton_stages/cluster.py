@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..strides import readable
 from ..torch_stages.cluster import finite, sampled_positions
+from ..tuning import launched
 from ..types import Clusters
 from .nearest import nearest_candidates, nearest_labels, points
 from .similarity import number_by_similarity
 from .sort import Sorted, sort_by_label
 
-MEANS = {"ROWS": 16, "STAGES": 3, "num_warps": 2}
+MEANS = launched(ROWS=16, STAGES=3, num_warps=2)
 
 
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters"])

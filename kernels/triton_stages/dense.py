@@ -8,12 +8,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..numerics import LOG2_E, ceil_div
-from ..tuning import attend_tiles
+from ..tuning import attend_tiles, launched
 from .softmax import softmax_step
 
 # Keys that one program sees: few queries alone would leave most of the GPU idle.
 KEYS_AT_ONCE = 4096
-JOIN = {"ROWS": 16, "num_warps": 4}
+JOIN = launched(ROWS=16, num_warps=4)
 
 
 @triton.jit(do_not_specialize=["scale", "queries", "keys", "parts"])

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from ..numerics import LOG2_E, ceil_div
 from ..strides import readable
+from ..tuning import launched
 from ..types import Conditioning
 from .softmax import TO_BASE_2
 
 # Query rows of a program of the denominators; those of the energies have a block.
 ROWS = 128
 # Keys of a tile, which must divide a block, and the launch.
-TILES = {"KEYS": 64, "STAGES": 3, "num_warps": 8}
+TILES = launched(KEYS=64, STAGES=3, num_warps=8)
 # Products of float32 take twice the shared memory.
-TILES_FLOAT32 = {"KEYS": 32, "STAGES": 1, "num_warps": 8}
+TILES_FLOAT32 = launched(KEYS=32, STAGES=1, num_warps=8)
 
 
 @triton.jit

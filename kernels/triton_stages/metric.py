@@ -8,10 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..torch_stages.metric import KEY_WEIGHT
-from ..tuning import PRECISE
+from ..tuning import PRECISE, launched
 from ..types import Clusters
 
-METRIC = {"ROWS": 32, "num_warps": 8, "num_stages": 1}
+METRIC = launched(ROWS=32, num_warps=8, num_stages=1)
 
 
 @triton.jit(do_not_specialize=["clusters", "key_weight"])

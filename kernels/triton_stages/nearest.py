@@ -11,21 +11,21 @@ from torch import Tensor
 
 from ..counts import label_dtype
 from ..numerics import ceil_div
-from ..tuning import PRECISE, architecture
+from ..tuning import PRECISE, architecture, launched
 from ..types import Clusters
 from .tables import table_size, table_warps
 from .tiles import cut, load_tile
 
 # Tokens and centroids of one tile of scores. Two blocks of the wide tile fit a multiprocessor of 227 KiB; the others suit 99 KiB.
-NEAREST_WIDE = {"ROWS": 256, "COLUMNS": 64, "num_warps": 8, "num_stages": 2}
-NEAREST = {"ROWS": 128, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
-NEAREST_FLOAT32 = {"ROWS": 64, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
+NEAREST_WIDE = launched(ROWS=256, COLUMNS=64, num_warps=8, num_stages=2)
+NEAREST = launched(ROWS=128, COLUMNS=64, num_warps=4, num_stages=2)
+NEAREST_FLOAT32 = launched(ROWS=64, COLUMNS=32, num_warps=4, num_stages=2)
 # Tokens of one tile that are compared with the candidates of their last cluster.
-NEAR, NEAR_FLOAT32 = {"ROWS": 64, "num_warps": 4}, {"ROWS": 64, "num_warps": 8}
-POINTS = {"ROWS": 16, "num_warps": 4, "num_stages": 1}
+NEAR, NEAR_FLOAT32 = launched(ROWS=64, num_warps=4), launched(ROWS=64, num_warps=8)
+POINTS = launched(ROWS=16, num_warps=4, num_stages=1)
 # Points are padded to whole tiles of any of the above.
 PADDED = 64
-SCORES = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
+SCORES = launched(ROWS=64, COLUMNS=64, num_warps=4, num_stages=2)
 # Most dimensions of one product of float32 in three parts, which takes registers.
 DIMS = 32
 # Bytes of the scores from which candidates are chosen.
@@ -270,7 +270,7 @@ def _candidates(last: Tensor, points: Points, candidates: int) -> Tensor:
             D=dim, DIMS=min(dim, DIMS), PRECISION=PRECISE, **SCORES,
         )  # fmt: skip
         _choose_candidates[(len(found) * count,)](
-            scores, found, count, LOG_C=size, COUNT=candidates, num_warps=max(2, table_warps(size) // 4)
+            scores, found, count, LOG_C=size, COUNT=candidates, **launched(num_warps=max(2, table_warps(size) // 4))
         )
     return near
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..numerics import ceil_div
 from ..strides import readable
+from ..tuning import launched
 from ..types import Clusters, SortedKeys
 
-PERMUTE = {"ROWS": 32, "num_warps": 4}
+PERMUTE = launched(ROWS=32, num_warps=4)
 
 
 @triton.jit(do_not_specialize=["heads", "tokens"], do_not_specialize_on_alignment=["order"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..numerics import LOG2_E, ceil_div
 from ..torch_stages.probe import probe_centroids
-from ..tuning import probe_tiles
+from ..tuning import launched, probe_tiles
 from ..types import Conditioning, Probe, SortedKeys, Summaries, WeightedCentroids
 from .softmax import TO_BASE_2, softmax_step
 from .tiles import cut, load_tile
@@ -18,8 +18,8 @@ __all__ = ["probe_centroids", "probe_tokens"]
 
 # Key clusters that one program walks: enough to hide the loads of one behind another.
 CLUSTERS_AT_ONCE = 8
-DENOMINATORS = {"GROUPS": 16, "CLUSTERS": 64, "num_warps": 4, "num_stages": 2}
-RELATE = {"GROUPS": 32, "CLUSTERS": 32, "num_warps": 4, "num_stages": 1}
+DENOMINATORS = launched(GROUPS=16, CLUSTERS=64, num_warps=4, num_stages=2)
+RELATE = launched(GROUPS=32, CLUSTERS=32, num_warps=4, num_stages=1)
 
 
 @triton.jit(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..settings import Settings
 from ..torch_stages.route import fewest_half_keys, most_half_keys, priorities_and_budgets, ranks_by_mass
+from ..tuning import launched
 from ..types import Clusters, ExactRows, Probe, Routing
 from .tables import table_size, table_warps
 
@@ -170,7 +171,7 @@ def _routed(priority: Tensor | None, errors: Tensor, budget: Tensor | int, floor
         exact.view(torch.uint8), entries, counts, shares, skipped,
         count, shape[2], capacity, budget, floor, tokens,
         LOG_C=log_count, GRANULE=GRANULE, PADDING=PADDING, SLOTS=SLOTS,
-        num_warps=table_warps(log_count),
+        **launched(num_warps=table_warps(log_count)),
     )  # fmt: skip
     return Routing(exact, shares, ExactRows(entries, counts), skipped)
 

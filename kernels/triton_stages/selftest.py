@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ..tuning import launched
+
 
 @triton.jit
 def _double(x, SIZE: tl.constexpr):
@@ -21,7 +23,7 @@ def failure(device: torch.device) -> str | None:
     x = torch.ones(16, device=device)
     try:
         with torch.cuda.device(device):
-            _double[(1,)](x, SIZE=16)
+            _double[(1,)](x, **launched(SIZE=16, num_warps=4))
     except Exception as error:
         return f"Triton {triton.__version__} cannot compile or run a kernel: {type(error).__name__}: {error}"
     return None if bool((x == 2).all()) else f"Triton {triton.__version__} gives wrong results on this GPU"

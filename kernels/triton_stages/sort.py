@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..numerics import ceil_div
+from ..tuning import launched
 from .tables import table_size
 
 # Tokens that one program counts, and sorts for itself to put them in their places; tiles whose counts it adds up at once.
@@ -99,8 +100,10 @@ def sort_by_label(labels: Tensor, count: int) -> Sorted:
         torch.empty(batch, heads, length, dtype=torch.int32, device=labels.device) for length in (tiles * count, tokens, count + 1, count)
     )
     grid = (tiles, batch * heads)
-    _count[grid](labels, counts, tokens, tiles, count, LOG_C=size, TOKENS=at_once, num_warps=4)
+    _count[grid](labels, counts, tokens, tiles, count, LOG_C=size, TOKENS=at_once, **launched(num_warps=4))
     _place[grid](
-        labels, counts, order, offsets, sizes, tokens, tiles, count, LOG_C=size, TOKENS=at_once, AT_ONCE=TILES_AT_ONCE, num_warps=8
-    )
+        labels, counts, order, offsets, sizes,
+        tokens, tiles, count,
+        LOG_C=size, TOKENS=at_once, AT_ONCE=TILES_AT_ONCE, **launched(num_warps=8),
+    )  # fmt: skip
     return Sorted(order, offsets, sizes)

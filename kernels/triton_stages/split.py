@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..counts import label_dtype
 from ..strides import readable
+from ..tuning import launched
 from ..types import Clusters
 
 # Rows of one step, and clusters that a program looks at together.
-SPLIT = {"ROWS": 16, "AT_ONCE": 128, "STAGES": 3, "num_warps": 2}
+SPLIT = launched(ROWS=16, AT_ONCE=128, STAGES=3, num_warps=2)
 
 
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters", "count", "largest"], do_not_specialize_on_alignment=["offsets"])

@@ -6,9 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
+from ..tuning import launched
 from ..types import SortedKeys, Summaries
 
-SUMMARIZE = {"ROWS": 32, "STAGES": 3, "num_warps": 4}
+SUMMARIZE = launched(ROWS=32, STAGES=3, num_warps=4)
 
 
 @triton.jit(do_not_specialize=["tokens", "clusters"], do_not_specialize_on_alignment=["offsets", "norms", "dots"])

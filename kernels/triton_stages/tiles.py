@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..tuning import launched
 from ..types import Clusters, parts
 
 # Clusters, and tiles of a cluster, that one program looks at together.
@@ -138,6 +139,6 @@ def _launch(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[Ra
     _cut[(count + 1, batch * heads)](
         offsets, tiles.table, tiles.bounds, rests.table if rests else None,
         count, tiles.count, fewest,
-        HEIGHT=height, REST=rest, AT_ONCE=TILES_AT_ONCE, num_warps=4,
+        HEIGHT=height, REST=rest, AT_ONCE=TILES_AT_ONCE, **launched(num_warps=4),
     )  # fmt: skip
     return (tiles, rests) if rests else (tiles,)

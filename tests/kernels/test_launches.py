@@ -1,15 +1,26 @@
-"""How much a warm call asks of the host: kernels of Triton, and operations of torch that are kernels of their own."""
+"""What is launched: how much in a warm call, kernels of Triton and operations of torch that are kernels of their own; with what options."""
 
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 from kernel_inputs import clustered
-from svg_ear.kernels import ClusterState, SequenceLayout, Settings, sparse_attention
+from svg_ear.kernels import BlockRouting, ClusterState, SequenceLayout, Settings, sparse_attention
+from svg_ear.kernels.calibration import Calibration
+from svg_ear.kernels.hollow import HollowCall
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton_cases import GPU
 
-interpreter = pytest.importorskip("triton.runtime.interpreter")
+pytest.importorskip("triton")
+from svg_ear.kernels.triton_stages.launches import recorded_launches
+from triton.runtime import interpreter
+from triton.runtime.jit import KernelInterface
+
+STAGES = "svg_ear.kernels.triton_stages"
 # As many chunks of heads as the largest models need.
 CHUNKS = 4
 MOST = 78
@@ -56,3 +67,34 @@ def test_a_warm_call_makes_few_launches(text, batch):
     with patch.object(interpreter.GridExecutor, "__call__", launches.counting(interpreter.GridExecutor.__call__)), launches:
         call(warm, "triton")
     assert len(launches.names) <= MOST, launches.names
+
+
+def entry_kernels():
+    """Every kernel of the stages that is launched, by its module and name: those that no kernel uses."""
+    names = [f"{STAGES}.{file.stem}" for file in Path(import_module(STAGES).__file__).parent.glob("[a-z]*.py") if file.stem != "selftest"]
+    kernels = {
+        (name, kernel.fn.__name__): inspect.getsource(kernel.fn)
+        for name in names
+        for kernel in vars(import_module(name)).values()
+        if isinstance(kernel, KernelInterface) and kernel.fn.__module__ == name
+    }
+    used = {node.id for text in kernels.values() for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    return {(module, name) for module, name in kernels if name not in used}
+
+
+@pytest.mark.skipif(GPU, reason="the same launches are found without one")
+def test_every_kernel_is_launched_with_the_options_of_all():
+    q, k, v = clustered(100, heads=1, dtype=torch.float16)
+    layout = SequenceLayout(range(6, 100), (range(6),))
+    launches = []
+    for options in ({}, {"budget": "top-p"}, {"method": "svg2"}, {"weighted_centroids": False}, {"recluster_every": 2}):
+        settings = Settings(density=0.3, query_clusters=3, key_clusters=40, **options)
+        launches += HollowCall.like(q, k, v, settings, layout, None, None).launches()
+    blocks = BlockRouting(torch.eye(2, dtype=torch.bool)[None], 64)
+    launches += HollowCall.like(q, k, v, Settings(method="calibrated"), layout, blocks, None).launches()
+    run = Calibration(shapes=("raster",)).start((1.0, 0.5), (1, 2, 47))
+    with recorded_launches() as calibrating:
+        run.observe((0, 0), 0, q, k, v, layouts=[layout], implementation="triton")
+    launches += calibrating
+    assert all(dict(launch.options).get("enable_fp_fusion") is True and "num_warps" in dict(launch.options) for launch in launches)
+    assert {(launch.kernel.fn.__module__, launch.kernel.fn.__name__) for launch in launches} == entry_kernels()

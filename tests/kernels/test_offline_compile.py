@@ -211,18 +211,65 @@ def test_probing_routing_and_attending_spill_nothing(kind, dim):
         assert usage["shared"] <= SHARED[case.capability] * 1024, case
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the assembler comes with triton on Linux")
-@pytest.mark.parametrize("capability", ALL_CAPABILITIES)
-def test_every_choice_of_tiles_spills_nothing(capability):
-    """Beside those of the tables, in which kernels are compiled above."""
-    cases = {}
-    chosen = [(tiles, ("_attend", "_dense")) for shapes in tuning.ATTEND_CHOICES[capability] for tiles in shapes]
-    chosen += [(tiles, ("_probe",)) for tiles in tuning.PROBE_CHOICES[capability]]
+def other_choices(number):
+    """The kernels in the tiles beside those of the tables, in which they are compiled above."""
+    chosen = [(tiles, ("_attend", "_dense")) for shapes in tuning.ATTEND_CHOICES[number] for tiles in shapes]
+    chosen += [(tiles, ("_probe",)) for tiles in tuning.PROBE_CHOICES[number]]
+    found = {}
     for tiles, used in chosen:
         for module, kernel, signature, constexprs in attention_kernels("*bf16", 128, (tiles,), tiles):
             if kernel in used:
-                cases[kernel, tiles] = Case(module.__name__, kernel, signature, constexprs, capability)
-    for case, usage in zip(cases.values(), compile_offline(list(cases.values()))):
+                found[kernel, tiles] = module, kernel, signature, constexprs
+    return found.values()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the assembler comes with triton on Linux")
+@pytest.mark.parametrize("capability", ALL_CAPABILITIES)
+def test_every_choice_of_tiles_spills_nothing(capability):
+    cases = [Case(module.__name__, *kernel, capability) for module, *kernel in other_choices(capability)]
+    for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)
         assert usage["stack"] == 0, case
         assert usage["shared"] <= SHARED[case.capability] * 1024, case
+
+
+# AMD: CDNA 3, RDNA 3, RDNA 3.5 and RDNA 4. All have 64 KiB of local memory a block.
+AMD = ("gfx942", "gfx1100", "gfx1151", "gfx1201")
+
+
+def compiled_for_amd(monkeypatch, kernels):
+    """Cases and what they need, with what is launched under ROCm: constants of this process are those of the torch that is installed."""
+    monkeypatch.setattr(tuning.torch.version, "hip", "7.0")
+    precise = {"PRECISION": "ieee"}
+    cases = [
+        Case(module.__name__, kernel, signature, tuning.launched(**constexprs | (precise if "PRECISION" in constexprs else {})), gpu)
+        for gpu in AMD
+        for module, kernel, signature, constexprs in kernels
+    ]
+    return zip(cases, compile_offline(cases))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the linker comes with triton on Linux")
+@pytest.mark.parametrize("kind", ["*bf16", "*fp16", "*fp32"])
+def test_every_kernel_compiles_for_amd(monkeypatch, kind):
+    tiles_of = ((tuning.FLOAT32,), tuning.FLOAT32) if kind == "*fp32" else (tuning.ATTEND[0], tuning.PROBE[0])
+    for case, usage in compiled_for_amd(monkeypatch, kernels(kind, 128, 0) + attention_kernels(kind, 128, *tiles_of)):
+        print(case.kernel, case.capability, usage)
+        assert case.constexprs["num_stages"] == 1 and usage["shared"] <= 64 * 1024, case
+        # On RDNA 3 registers spill, here less than in any other tile that was tried.
+        assert kind == "*fp32" or case.kernel not in ("_attend", "_dense", "_probe") or usage["spilled"] <= 64, case
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the linker comes with triton on Linux")
+def test_every_choice_of_tiles_compiles_for_amd(monkeypatch):
+    for case, usage in compiled_for_amd(monkeypatch, other_choices(0)):
+        print(case.kernel, case.capability, usage)
+        assert usage["shared"] <= 64 * 1024, case
+
+
+def test_nothing_is_pipelined_under_rocm(monkeypatch):
+    monkeypatch.setattr(tuning.torch.version, "hip", "7.0")
+    assert tuning.launched(ROWS=16, STAGES=3, num_warps=2) == {
+        "ROWS": 16, "STAGES": 1, "num_warps": 2, "num_stages": 1, "enable_fp_fusion": True
+    }  # fmt: skip
+    assert tuning.AMD.stages == tuning.FLOAT32.stages == 1 and tuning.AMD.launch["num_stages"] == 1
