@@ -3,6 +3,7 @@
 from .device import unavailable_reason
 from .pipeline import sparse_attention
 from .preparation import Preparation, prepare
+from .selftest import SelfTest
 from .settings import BlockRouting, SequenceLayout, Settings
 from .state import ClusterState
 from .timing import StageTimer
@@ -14,6 +15,7 @@ __all__ = [
     "ClusterState",
     "Preparation",
     "RoutedHeads",
+    "SelfTest",
     "SequenceLayout",
     "Settings",
     "StageTimer",

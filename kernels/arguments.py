@@ -20,8 +20,10 @@ IMPLEMENTATIONS = ("torch", "triton")
 LEAST_GPU_MEMORY = 512 * 2**20
 
 
-def stages_for(q: Tensor, implementation: str | None) -> ModuleType:
-    """The package whose functions compute the stages."""
+def stages_for(q: Tensor, implementation: str | ModuleType | None) -> ModuleType:
+    """The package whose functions compute the stages; what is no name is taken for one."""
+    if not isinstance(implementation, str | None):
+        return implementation
     implementation = implementation or ("torch" if q.device.type == "cpu" else "triton")
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}")

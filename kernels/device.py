@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from functools import lru_cache
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, wraps
 
 import torch
 
@@ -15,7 +17,7 @@ LEAST_CAPABILITY = (8, 0)
 
 @lru_cache
 def unavailable_reason(device: torch.device) -> str | None:
-    """Why SVG-EAR cannot run on ``device``, or None when it can. The first question about a GPU compiles a small kernel.
+    """Why SVG-EAR cannot run on ``device``, or None when it can. As far as shows without running anything.
 
     ROCm devices appear as ``cuda`` in torch.
     """
@@ -29,6 +31,20 @@ def unavailable_reason(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if torch.version.hip is None and capability < LEAST_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}; 8.0 (RTX 30, A100) or newer is needed"
-    from .triton_stages.selftest import failure
+    return None
 
-    return failure(device)
+
+def on_device(device: torch.device) -> AbstractContextManager:
+    """Makes ``device`` the current one, on which Triton launches whatever the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def on_its_device(call: Callable) -> Callable:
+    """``call`` with the device of its first argument, a tensor, as the current one."""
+
+    @wraps(call)
+    def guarded(q, *args, **kwargs):
+        with on_device(q.device):
+            return call(q, *args, **kwargs)
+
+    return guarded

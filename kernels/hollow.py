@@ -32,9 +32,13 @@ class HollowTensor:
     misaligned: int
 
     @classmethod
-    def like(cls, tensor: Tensor) -> HollowTensor:
-        misaligned = tensor.data_ptr() % ALIGNMENT // tensor.itemsize
-        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, misaligned)
+    def like(cls, tensor: Tensor, dtype: torch.dtype | None = None) -> HollowTensor:
+        """Like ``tensor``, or what it becomes when it is converted to ``dtype``."""
+        if dtype in (None, tensor.dtype):
+            misaligned = tensor.data_ptr() % ALIGNMENT // tensor.itemsize
+            return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, misaligned)
+        converted = torch.empty_like(tensor, dtype=dtype, device="meta")
+        return cls(tuple(tensor.shape), converted.stride(), dtype, tensor.device, 0)
 
     def empty(self) -> Tensor:
         """A tensor like that, uninitialised."""
@@ -66,9 +70,10 @@ class HollowCall:
         layouts: SequenceLayout | Sequence[SequenceLayout] | None,
         blocks: BlockRouting | None,
         memory_limit: int | None,
+        dtype: torch.dtype | None = None,
     ) -> HollowCall:
-        """The call with these arguments, none of which is kept alive."""
-        call = cls(tuple(map(HollowTensor.like, (q, k, v))), settings, layouts, memory_limit)
+        """The call with these arguments, none of which is kept alive; inputs as if converted to ``dtype``."""
+        call = cls(tuple(HollowTensor.like(tensor, dtype) for tensor in (q, k, v)), settings, layouts, memory_limit)
         if blocks is None:
             return call
         labels = None if blocks.labels is None else HollowTensor.like(blocks.labels)

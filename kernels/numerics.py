@@ -19,6 +19,13 @@ def inverse_or_zero(values: Tensor) -> Tensor:
     return torch.where(values > torch.finfo(values.dtype).tiny ** 0.5, 1 / values, 0)
 
 
+def rounding(dtype: torch.dtype, device: torch.device) -> float:
+    """The largest relative error of an input of a product: GPUs multiply float32 as tf32, which has 10 bits."""
+    if dtype == torch.float32:
+        return 2.0**-11 if device.type == "cuda" else 2.0**-20
+    return torch.finfo(dtype).eps / 2
+
+
 def ceil_div(value: int, step: int) -> int:
     """How many steps cover ``value``. Triton's own takes two microseconds, which a call pays dozens of times."""
     return -(-value // step)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .arguments import alike, check_tensors, heads_at_once, layouts_of, owners_of, settings_for, stages_for
 from .blocks import anchored, copy_anchors, exact_blocks
 from .clustering import cluster_by_blocks, cluster_tokens
+from .device import on_its_device
 from .settings import BlockRouting, SequenceLayout, Settings
 from .state import ClusterState
 from .statistics import Measured, measure
@@ -21,6 +22,7 @@ from .timing import StageTimer
 from .types import AttentionResult, Clusters, RoutedHeads, parts
 
 
+@on_its_device
 def sparse_attention(
     q: Tensor,
     k: Tensor,
@@ -35,7 +37,7 @@ def sparse_attention(
     memory_limit: int | None = None,
     timer: StageTimer | None = None,
     observe: Callable[[RoutedHeads], None] | None = None,
-    implementation: str | None = None,
+    implementation: str | ModuleType | None = None,
 ) -> AttentionResult:
     """Attention with the video part routed by SVG-EAR (arXiv 2603.08982), by SVG2 (arXiv 2505.18875) or as ``blocks`` say.
 
@@ -59,7 +61,7 @@ def sparse_attention(
         timer: adds up the time per stage.
         observe: called with the routing of every chunk of heads, on the device, before it is forgotten.
         implementation: ``torch`` or ``triton``; None is triton on a GPU and torch on a CPU. Nothing falls back from one
-            to the other.
+            to the other. Something else has the stages as its functions.
 
     Returns:
         Output and statistics.

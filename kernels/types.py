@@ -75,7 +75,7 @@ class Clusters:
     @property
     def sorted_labels(self) -> Tensor:
         """int64 ``[B, H, N]``: the label of each row in cluster order."""
-        return self.labels.gather(-1, self.order.long())
+        return self.labels.gather(-1, self.order.long()).long()
 
     @cached_property
     def offsets(self) -> Tensor:

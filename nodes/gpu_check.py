@@ -19,7 +19,7 @@ from .checking.plan import FULL, QUICK
 from .checking.report import report, status
 from .inputs import refuse_unknown
 from .patch.findings import Card, Findings
-from .patch.findings_file import PLACE, dense_attention, findings_path, found_on, write
+from .patch.findings_file import dense_attention, findings_path, found_on, write
 from .patch.patching import tell
 from .recording.words import on_node
 from .showing.gpu_check import gpu_check_figure
@@ -111,7 +111,7 @@ def _kept(path: Path, findings: Findings) -> str:
         write(path, findings)
     except OSError as error:
         return f"It could not be kept in {path}, so nothing will use it: {error}"
-    return f"Kept in {'/'.join(PLACE)} of ComfyUI's user folder, for SVG-EAR Sparse Attention with min_tokens -1."
+    return f"Kept in {path.parent.name}/{path.name} of ComfyUI's user folder, for SVG-EAR Sparse Attention with min_tokens -1."
 
 
 def _progress(node_id) -> Callable[[float, str], None]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..arguments import stages_for
 from ..block_shapes import SHAPES, block_orders
 from ..blocks import BLOCK, block_count
+from ..device import on_device
 from ..settings import SequenceLayout
 from ..surroundings import conditioning_of
 from ..torch_stages.cluster import gather_rows
@@ -308,7 +309,8 @@ class CalibrationRun:
             parts = []
             for first in range(0, q.shape[1], HEADS_AT_ONCE):
                 some = [tensor[item : item + 1, first : first + HEADS_AT_ONCE] for tensor in (q, k, output)]
-                parts.append(self._look(*some, layout, orders, scale, implementation))
+                with on_device(q.device):
+                    parts.append(self._look(*some, layout, orders, scale, implementation))
             energies, cosines = (torch.cat(part, dim=1) for part in zip(*parts))
             seen = Seen(energies, 1, [cosines.numpy()] if self.calibration.repeating else [])
             with self._lock:

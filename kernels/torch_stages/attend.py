@@ -99,7 +99,7 @@ def _weighted_centroids(
     item, head = where
     clusters = sorted_keys.clusters
     sizes = clusters.sizes[item : item + 1, head : head + 1]
-    labels = clusters.labels[where].gather(-1, clusters.order[where].long())
+    labels = clusters.labels[where].gather(-1, clusters.order[where].long()).long()
     keys = sorted_keys.keys[item : item + 1, head : head + 1]
     weights = scaled_logits(centroids[None, None], keys, scale).mT.contiguous()
     peaks = torch.segment_reduce(weights, "max", lengths=sizes, axis=2, unsafe=True).clamp(min=torch.finfo(weights.dtype).min)

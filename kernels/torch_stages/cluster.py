@@ -86,7 +86,7 @@ def split(clusters: Clusters, tokens: Tensor, largest: int, count: int) -> Clust
     starts = (clusters.offsets.gather(-1, owners) + largest * pieces).clamp(max=tokens.shape[2])
     rows = torch.arange(tokens.shape[2], device=tokens.device).expand(*ends.shape[:2], -1).contiguous()
     by_row = torch.searchsorted(starts, rows, right=True) - 1
-    labels = torch.empty_like(by_row).scatter_(-1, clusters.order, by_row)
+    labels = torch.empty_like(by_row).scatter_(-1, clusters.order.long(), by_row)
     return cluster_from_labels(tokens, labels, gather_rows(clusters.centroids, owners.clamp(max=ends.shape[-1] - 1)))
 
 

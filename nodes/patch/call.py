@@ -13,6 +13,8 @@ from ..recording import reasons
 from ..recording.reasons import Reason
 
 HEAD_DIMS = (64, 128)
+# What float32 inputs are computed in on a GPU, as by ComfyUI's own sparse node: products of float32 are of tf32 there, and slow.
+FLOAT32_RUNS_IN = torch.bfloat16
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Keywords that change nothing about the result, or that are handled.
 KNOWN_OPTIONS = {"transformer_options", "_inside_attn_wrapper", "scale", "enable_gqa", "low_precision_attention"}
@@ -59,8 +61,18 @@ class AttentionCall:
             return self.q, self.k, self.v
         return tuple(t.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for t in (self.q, self.k, self.v))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the kernels compute in."""
+        return FLOAT32_RUNS_IN if self.q.dtype == torch.float32 and self.q.is_cuda else self.q.dtype
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v ``[B, H, L, D]`` in the dtype that the kernels compute in."""
+        return tuple(tensor.to(self.dtype) for tensor in self.split_heads())
+
     def arrange(self, output: Tensor) -> Tensor:
-        """Output ``[B, H, L, D]`` in the layout that the caller expects."""
+        """Output ``[B, H, L, D]`` in the layout and dtype that the caller expects."""
+        output = output.to(self.q.dtype)
         return output if self.skip_output_reshape else output.transpose(1, 2).flatten(2)
 
     def through(self, attention: Callable[..., Tensor]) -> Tensor:

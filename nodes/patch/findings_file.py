@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
@@ -12,28 +10,20 @@ import torch
 
 from ...kernels.tuning import Tiles, attend_choices, probe_choices
 from .findings import Card, Findings, Timing
+from .user_file import DamagedFileError, read_json, say_once, user_file, write_json
 
-logger = logging.getLogger("svg_ear")
-
-PLACE = ("svg_ear", "gpu_check.json")
-FORMAT = 1
+FILE, FORMAT = "gpu_check.json", 1
 # Far above what a check writes.
-LARGEST_FILE, MOST_CARDS, MOST_TIMINGS, MOST_NAMES, LONGEST_NAME = 2**20, 32, 500, 16, 200
+MOST_CARDS, MOST_TIMINGS, MOST_NAMES, LONGEST_NAME = 32, 500, 16, 200
 MOST_HEADS, MOST_TOKENS, MOST_MILLISECONDS = 1024, 2**24, 1e7
 
-# What each state of the file said about a device, and what was logged.
+# What each state of the file said about a device.
 _READ: dict[tuple, Findings | None] = {}
-_SAID: set[str] = set()
-
-
-class FindingsError(ValueError):
-    """A file that is not one of findings, or a damaged one."""
 
 
 def findings_path() -> Path | None:
     """Where the file lies; None outside ComfyUI."""
-    folder_paths = sys.modules.get("folder_paths")
-    return None if folder_paths is None else Path(folder_paths.get_user_directory(), *PLACE)
+    return user_file(FILE)
 
 
 def dense_attention() -> str:
@@ -58,35 +48,26 @@ def write(path: Path, findings: Findings) -> None:
     """Keep ``findings`` beside those of other kinds of GPUs; those of the same kind, or a damaged file, make room."""
     try:
         kept = [other for other in read(path) if not other.card.is_same_gpu(findings.card)] if path.is_file() else []
-    except FindingsError:
+    except DamagedFileError:
         kept = []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     entries = [_entry(found) for found in (*kept[-MOST_CARDS + 1 :], findings)]
-    partial.write_text(json.dumps({"format": FORMAT, "cards": entries}, indent=1), encoding="utf-8")
-    partial.replace(path)
+    write_json(path, {"format": FORMAT, "cards": entries})
 
 
 def read(path: Path) -> list[Findings]:
-    """Everything in the file. Raises FindingsError, saying what is wrong, for anything that a check would not have written."""
-    if path.stat().st_size > LARGEST_FILE:
-        raise FindingsError(f"it is larger than {LARGEST_FILE} bytes")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FindingsError(f"it cannot be read as JSON ({error})") from None
-    found = _dictionary(data, ("format", "cards"))
+    """Everything in the file. Raises DamagedFileError, saying what is wrong, for anything that a check would not have written."""
+    found = _dictionary(read_json(path), ("format", "cards"))
     if found["format"] != FORMAT:
-        raise FindingsError(f"its format is {found['format']!r} and not {FORMAT}")
+        raise DamagedFileError(f"its format is {found['format']!r} and not {FORMAT}")
     return [_findings(entry) for entry in _list(found["cards"], "cards", MOST_CARDS)]
 
 
 def require_choices(findings: Findings, device: torch.device) -> None:
-    """Raise FindingsError for tiles that are none of the choices of ``device``: nothing else may reach a compiler."""
+    """Raise DamagedFileError for tiles that are none of the choices of ``device``: nothing else may reach a compiler."""
     for name, choices in (("attend", attend_choices(device)), ("probe", probe_choices(device))):
         given = getattr(findings, name)
         if given is not None and given not in choices:
-            raise FindingsError(f"its {name} tiles {given} are no choice for this GPU")
+            raise DamagedFileError(f"its {name} tiles {given} are no choice for this GPU")
 
 
 def _look_up(path: Path, device: torch.device) -> Findings | None:
@@ -100,16 +81,10 @@ def _look_up(path: Path, device: torch.device) -> Findings | None:
                 return findings
         there = ", ".join(str(findings.card) for findings in same or known) or "nothing"
         reason = f"it holds {there}, and this is {card}"
-    except FindingsError as error:
+    except DamagedFileError as error:
         reason = f"it is damaged: {error}"
-    _say_once(f"{path} is not used, because {reason}. Run SVG-EAR GPU Check on this GPU.")
+    say_once(f"{path} is not used, because {reason}. Run SVG-EAR GPU Check on this GPU.")
     return None
-
-
-def _say_once(text: str) -> None:
-    if text not in _SAID:
-        _SAID.add(text)
-        logger.warning(text)
 
 
 def _entry(findings: Findings) -> dict:
@@ -141,7 +116,7 @@ def _timing(entry) -> Timing:
     try:
         densities = [float(density) for density in sparse]
     except ValueError:
-        raise FindingsError(f"a density is no number: {', '.join(sparse)}") from None
+        raise DamagedFileError(f"a density is no number: {', '.join(sparse)}") from None
     return Timing(
         heads=_whole(found["heads"], "heads", 1, MOST_HEADS),
         tokens=_whole(found["tokens"], "tokens", 1, MOST_TOKENS),
@@ -154,37 +129,37 @@ def _timing(entry) -> Timing:
 def _tiles(entry) -> Tiles:
     numbers = [_whole(number, "a tile", 0, 1024) for number in _list(entry, "tiles", len(fields(Tiles)))]
     if len(numbers) != len(fields(Tiles)):
-        raise FindingsError(f"tiles have {len(numbers)} numbers and not {len(fields(Tiles))}")
+        raise DamagedFileError(f"tiles have {len(numbers)} numbers and not {len(fields(Tiles))}")
     return Tiles(*numbers)
 
 
 def _dictionary(value, names=None) -> dict:
     if not isinstance(value, dict) or len(value) > MOST_NAMES or (names is not None and set(value) != set(names)):
-        raise FindingsError(f"{_short(value)} does not have {'few names' if names is None else ', '.join(names)}")
+        raise DamagedFileError(f"{_short(value)} does not have {'few names' if names is None else ', '.join(names)}")
     return value
 
 
 def _list(value, name: str, most: int) -> list:
     if not isinstance(value, list) or len(value) > most:
-        raise FindingsError(f"{name} is {_short(value)}, and not a list of at most {most}")
+        raise DamagedFileError(f"{name} is {_short(value)}, and not a list of at most {most}")
     return value
 
 
 def _text(value, name: str) -> str:
     if not isinstance(value, str) or len(value) > LONGEST_NAME or not value.isprintable():
-        raise FindingsError(f"{name} is {_short(value)}, and not a short text")
+        raise DamagedFileError(f"{name} is {_short(value)}, and not a short text")
     return value
 
 
 def _whole(value, name: str, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
-        raise FindingsError(f"{name} is {_short(value)}, and not a whole number from {least} to {most}")
+        raise DamagedFileError(f"{name} is {_short(value)}, and not a whole number from {least} to {most}")
     return value
 
 
 def _number(value, name: str, most: float) -> float:
     if type(value) not in (int, float) or not 0 < value <= most:
-        raise FindingsError(f"{name} is {_short(value)}, and not a number above 0 up to {most:g}")
+        raise DamagedFileError(f"{name} is {_short(value)}, and not a number above 0 up to {most:g}")
     return float(value)
 
 

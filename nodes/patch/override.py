@@ -230,16 +230,17 @@ class Patch:
             blocks = self.profile.routing(evaluation.block.site, evaluation.sigma, call.q.device)
             if blocks is None:
                 return reasons.NOT_CALIBRATED
-        self._wait_for_kernels(call, key, blocks)
         place = evaluation.place(evaluation.block, key.layouts[0], call.shape[0])
         # Blocks that share a number with another one (VACE) have no maps of their own.
         observe = self.run.trace.observer(place, call.heads) if key.ordinal == 0 or key.block_index is None else None
         state = self.states.get(key, evaluation.step)
         settings = self.settings if evaluation.density is None else replace(self.settings, density=evaluation.density)
         try:
+            wrong = self._wait_for_kernels(call, key, blocks)
+            if wrong is not None:
+                return self._give_up(call.q.device, wrong)
             result = kernels.sparse_attention(
-                *call.split_heads(),
-                settings,
+                *(*call.tensors(), settings),
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
                 blocks=blocks,
                 state=state,
@@ -254,18 +255,17 @@ class Patch:
             reason = failure(error)
             if reason is None:
                 raise
+            logger.debug("%s on %s", reason.name, call.q.device, exc_info=error)
             self.states.clear(call.q.device)
-            if reason is not reasons.OUT_OF_MEMORY:
-                self._give_up(call.q.device, reason, error)
-            return reason
-        self.run.count_sparse(result.statistics, place)
+            return reason if reason is reasons.OUT_OF_MEMORY else self._give_up(call.q.device, reason)
+        self.run.count_sparse(result.statistics, place, call.dtype if call.dtype != call.q.dtype else None)
         return call.arrange(result.output)
 
-    def _give_up(self, device: torch.device, reason: Reason, error: Exception) -> None:
-        """Run everything dense on ``device`` until the run ends."""
+    def _give_up(self, device: torch.device, reason: Reason) -> Reason:
+        """Run everything dense on ``device`` until the run ends, for ``reason``."""
         self.run.fail(device, reason)
-        logger.debug("%s on %s", reason.name, device, exc_info=error)
         self.tell(f"{reason.name}, running dense")
+        return reason
 
     def _compile_ahead(self, call: AttentionCall, evaluation: Evaluation) -> None:
         """Begin to compile for the sparse calls to come, beside a call that the schedule keeps dense."""
@@ -274,10 +274,14 @@ class Patch:
         if self.profile is None and any(step >= evaluation.step for step in evaluation.sparse_steps):
             _PREPARATIONS.begin(call, layouts, self.settings, None, self.options.memory_limit())
 
-    def _wait_for_kernels(self, call: AttentionCall, key: StateKey, blocks: kernels.BlockRouting | None) -> None:
-        """Have the kernels of a sparse call ready."""
+    def _wait_for_kernels(self, call: AttentionCall, key: StateKey, blocks: kernels.BlockRouting | None) -> Reason | None:
+        """Have the kernels of a sparse call ready and tested; why they must not run. Raises what stopped the test."""
         _PREPARATIONS.begin(call, key.layouts, self.settings, blocks, self.options.memory_limit())
-        self.run.timer.wait_for_kernels(_PREPARATIONS.finish(key.device, self.tell))
+        prepared = _PREPARATIONS.finish(key.device, self.tell)
+        self.run.timer.wait_for_kernels(prepared.seconds)
+        if isinstance(prepared.wrong, Exception):
+            raise prepared.wrong
+        return prepared.wrong and reasons.kernel_wrong(prepared.wrong)
 
     def _report(self, reason: Reason, block: Block | None = None, step: int = 0) -> None:
         """Note why a call, or a whole evaluation, stayed dense, and refuse that in strict mode."""

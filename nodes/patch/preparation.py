@@ -1,4 +1,4 @@
-"""Kernels compiled while the first steps run dense, so that the first sparse one need not wait for them."""
+"""Kernels compiled and tested while the first steps run dense, so that the first sparse one need not wait for them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,42 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from ... import kernels
-from ...kernels import BlockRouting, Preparation, SequenceLayout, Settings
+from ...kernels import BlockRouting, Preparation, SelfTest, SequenceLayout, Settings
+from ...kernels.tuning import attend_tiles, probe_tiles
 from ..recording.words import counted, duration
 from .call import AttentionCall
+from .failures import first_line
+from .trust import has_passed, key_of, remember
 
 logger = logging.getLogger("svg_ear")
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What became of preparations.
+
+    Attributes:
+        seconds: that somebody waited for them.
+        wrong: what a self-test found wrong, or what stopped it.
+    """
+
+    seconds: float = 0.0
+    wrong: str | Exception | None = None
+
+
 class Preparations:
-    """What was compiled in this process, and what is being compiled. Safe for one thread per device."""
+    """What was compiled and tested in this process, and what is being so. Safe for one thread per device."""
 
     def __init__(self):
         self._begun: set[tuple] = set()
-        self._running: dict[torch.device, list[Preparation]] = defaultdict(list)
+        # Preparations with the key of the self-test that they make, if they do.
+        self._running: dict[torch.device, list[tuple[Preparation, str | None]]] = defaultdict(list)
+        self._testing: set[str] = set()
         self._lock = threading.Lock()
 
     def begin(
@@ -34,31 +53,47 @@ class Preparations:
         blocks: BlockRouting | None,
         memory_limit: int | None,
     ) -> None:
-        """Have the kernels of such a sparse call compiled, unless they were before. Returns at once; no tensor is kept."""
+        """Have the kernels of such a sparse call compiled, and tested, unless they were before. Returns at once; no tensor is kept."""
         device, video = call.q.device, len(layouts[0].video)
         if device.type == "cpu":
             return
+        test = SelfTest(device, call.dtype, settings, call.head_dim, call.tokens > video)
         # Where the text lies, and how long it is, makes no difference.
-        place = (device, call.q.dtype, call.shape[:2], call.head_dim, video, call.tokens > video, settings)
+        size = call.dtype.itemsize
+        place = (device, test, call.shape[:2], video, attend_tiles(device, size), probe_tiles(device, size))
         with self._lock:
             if place in self._begun:
                 return
             self._begun.add(place)
+        key = key_of(test)
+        with self._lock:
+            untested = key not in self._testing and not has_passed(key)
+            if untested:
+                self._testing.add(key)
         q, k, v = call.split_heads()
         each = layouts if len(layouts) > 1 else layouts[0]
-        preparation = kernels.prepare(q, k, v, settings, layouts=each, blocks=blocks, memory_limit=memory_limit)
+        preparation = kernels.prepare(
+            *(q, k, v, settings),
+            layouts=each,
+            blocks=blocks,
+            memory_limit=memory_limit,
+            dtype=call.dtype,
+            test=test if untested else None,
+        )
         with self._lock:
-            self._running[device].append(preparation)
+            self._running[device].append((preparation, key if untested else None))
 
-    def finish(self, device: torch.device, tell: Callable[[str], None]) -> float:
-        """Wait for what is being compiled for ``device``, and ``tell`` the user so; the seconds that took.
+    def finish(self, device: torch.device, tell: Callable[[str], None]) -> Prepared:
+        """Wait for what is being compiled and tested for ``device``, and ``tell`` the user so.
 
-        What could not be compiled is for the call that needs it, which will raise the same error.
+        What could not be compiled is for the call that needs it, which will raise the same error. A self-test that did not pass is made
+        again when it is asked for again.
         """
         if device not in self._running:
-            return 0.0
+            return Prepared()
         with self._lock:
-            preparations = self._running.pop(device, ())
+            running = self._running.pop(device, [])
+        preparations = [preparation for preparation, _ in running]
         began, waiting = time.perf_counter(), not all(preparation.has_ended for preparation in preparations)
         if waiting:
             tell("Compiling kernels, once")
@@ -67,9 +102,25 @@ class Preparations:
         seconds = time.perf_counter() - began
         if waiting:
             tell("Running")
-        for preparation in preparations:
-            ready, took, waited = counted(len(preparation.kernels), "kernel"), duration(preparation.seconds), duration(seconds)
-            logger.info("%s compiled or loaded in %s, of which sampling waited for %s", ready, took, waited)
-            for error in preparation.errors:
-                logger.warning("a kernel could not be compiled ahead of its use: %s: %s", type(error).__name__, error)
-        return seconds
+        for preparation, key in running:
+            self._conclude(preparation, key, seconds)
+        wrong = [preparation.wrong for preparation in preparations if preparation.wrong is not None]
+        if wrong:
+            with self._lock:
+                self._begun = {place for place in self._begun if place[0] != device}
+        return Prepared(seconds, wrong[0] if wrong else None)
+
+    def _conclude(self, preparation: Preparation, key: str | None, waited: float) -> None:
+        """Log what became of a preparation, and remember a self-test that has passed."""
+        ready, took, what = counted(len(preparation.kernels), "kernel"), duration(preparation.seconds), "compiled or loaded"
+        if key is not None:
+            what += ", and tested,"
+            if preparation.wrong is None:
+                remember(key)
+            with self._lock:
+                self._testing.discard(key)
+        logger.info("%s %s in %s, of which sampling waited for %s", ready, what, took, duration(waited))
+        # A self-test that was stopped says it all.
+        if preparation.errors and not isinstance(preparation.wrong, Exception):
+            failed = counted(len(preparation.errors), "kernel")
+            logger.warning("%s could not be compiled ahead of use, the first: %s", failed, first_line(preparation.errors[0]))

@@ -136,6 +136,11 @@ KERNEL_FAILED = Reason(
     "Triton needs a C compiler and a cache folder that can be written to (TRITON_CACHE_DIR); update Triton and the GPU driver, then "
     "queue again. Everything stays dense in this run.",
 )
+KERNEL_WRONG = Reason(
+    "kernel-wrong",
+    "A kernel gives wrong results on this GPU.",
+    "Update the GPU driver and Triton, or bypass the node, and please report the card and this line. Everything stays dense in this run.",
+)
 
 
 def unknown_architecture(model_class: str) -> Reason:
@@ -148,6 +153,11 @@ def unknown_architecture(model_class: str) -> Reason:
 def kernel_failed(error: str) -> Reason:
     """:data:`KERNEL_FAILED` with what was said."""
     return replace(KERNEL_FAILED, sentence=Text("Triton could not compile or launch a kernel ({error}).", error=error))
+
+
+def kernel_wrong(found: str) -> Reason:
+    """:data:`KERNEL_WRONG` with what was found."""
+    return replace(KERNEL_WRONG, sentence=Text("A kernel gives wrong results on this GPU ({found}).", found=found))
 
 
 # What only the user's schedule keeps dense: such calls could run sparse as they are.

@@ -48,6 +48,7 @@ class RunRecord:
         latent: digest of the resulting latent, None unless completed.
         streams: digests of its streams where it has several, video first.
         on_cpu: whether anything ran sparse on a CPU, where the stages are plain torch and not made for speed.
+        narrowed: what float32 inputs were computed in instead, empty where none were.
         trace: what happened where; empty unless completed.
     """
 
@@ -73,6 +74,7 @@ class RunRecord:
     latent: str | None = None
     streams: tuple[str, ...] = ()
     on_cpu: bool = False
+    narrowed: str = ""
     trace: TraceRecord = TraceRecord()
 
 
@@ -106,6 +108,7 @@ class Run:
         self._seen: tuple[int, VideoSize | None, int, str] | None = None
         self._warnings: dict[str, None] = {}
         self._on_cpu = False
+        self._narrowed: torch.dtype | None = None
         self._lock = threading.Lock()
 
     def evaluate(self):
@@ -137,8 +140,9 @@ class Run:
         """Why nothing more can run sparse on ``device``, None where it can."""
         return self._failed.get(device)
 
-    def count_sparse(self, statistics: Statistics, place: Place):
-        """Count one sparse call."""
+    def count_sparse(self, statistics: Statistics, place: Place, narrowed: torch.dtype | None = None):
+        """Count one sparse call; ``narrowed`` is what float32 inputs were computed in instead."""
+        self._narrowed = self._narrowed or narrowed
         self._on_cpu = self._on_cpu or statistics.density.device.type == "cpu"
         self.trace.count_sparse(statistics, place)
 
@@ -204,6 +208,7 @@ class Run:
             latent=latent_digest(result),
             streams=stream_digests(result, self.latent_shapes),
             on_cpu=self._on_cpu,
+            narrowed=str(self._narrowed).removeprefix("torch.") if self._narrowed else "",
             trace=trace,
         )
 

@@ -142,6 +142,8 @@ def _calls(run: RunRecord) -> list[str]:
     if run.density is not None:
         figures = {"density": f"{run.density:.1%}", "error": f"{run.estimated_error:.1%}"}
         lines.append(Text("  mean density {density}, estimated error {error}", **figures))
+    if run.narrowed:
+        lines.append(Text("  computed in {dtype}: the model hands over float32, whose products are slow on GPUs", dtype=run.narrowed))
     lines.append(Text("Dense calls: {count}", count=sum(run.dense_calls.values())))
     blamed = None if run.sparse_calls or not run.completed else _cause_of(run)
     for reason, count in run.dense_calls.items():

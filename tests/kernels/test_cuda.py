@@ -1,10 +1,16 @@
 """The same computation on a CUDA GPU. Needs one: without it these tests are skipped, and nothing else covers the GPU."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from kernel_inputs import clustered, relative_error
-from svg_ear.kernels import ClusterState, SequenceLayout, Settings, StageTimer, prepare, sparse_attention, tuning
+from svg_ear.kernels import ClusterState, SelfTest, SequenceLayout, Settings, StageTimer, prepare, sparse_attention, tuning
 from svg_ear.kernels.hollow import HollowCall
 from svg_ear.kernels.timing import PENDING_CALLS
 
@@ -174,3 +180,80 @@ def test_extra_memory_is_bounded():
     print({name: round(seconds, 3) for name, seconds in timer.seconds().items()})
     print(f"extra {extra / 2**20:.0f} MiB, inputs {3 * inputs[0].nbytes / 2**20:.0f} MiB, state {state.nbytes() / 2**20:.1f} MiB")
     assert extra < 2 * 3 * inputs[0].nbytes
+
+
+@pytest.mark.parametrize("tokens", [100_000, 131_072, 180_000])
+def test_long_views_of_a_fused_tensor_are_right_to_the_last_row(tokens):
+    """Rows of q, k and v are 3 * 40 * 128 elements apart, so that the last ones begin beyond what 32 bits can say."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    fused = torch.randn(1, tokens, 3, 40, 128, generator=generator, device="cuda", dtype=torch.bfloat16)
+    assert tokens < 180_000 or fused.numel() > 2**31
+    q, k, v = (part.transpose(1, 2) for part in fused.unbind(2))
+    layout = SequenceLayout(range(200, tokens - 30), (range(200), range(tokens - 30, tokens)))
+    heads, rows = [0, 39], [*range(3), *range(tokens - 64, tokens)]
+    expected = torch.stack([F.scaled_dot_product_attention(*(x[0, head].double() for x in (q[:, :, rows], k, v))) for head in heads])
+    found = sparse_attention(q, k, v, Settings(density=1.0, kmeans_first=1), layouts=layout).output[0, heads][:, rows]
+    assert (found.double() - expected).norm(dim=-1).amax() < 0.03 * expected.norm(dim=-1).mean()
+    sparse = sparse_attention(q, k, v, Settings(kmeans_first=1), layouts=layout).output
+    assert sparse.isfinite().all()
+    # The text's own queries, the last rows of all, are dense whatever the density.
+    last = sparse[0, heads][:, -30:].double()
+    assert (last - expected[:, -30:]).norm(dim=-1).amax() < 0.03 * expected.norm(dim=-1).mean()
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("settings", [Settings(), Settings(method="svg2"), Settings(method="calibrated")], ids=lambda value: value.method)
+def test_the_self_test_passes_in_less_than_two_seconds_beside_compilation(settings, dtype, dim):
+    test = SelfTest(DEVICE, dtype, settings, head_dim=dim)
+    assert test.run() is None
+    began = time.perf_counter()
+    assert test.run() is None
+    seconds = time.perf_counter() - began
+    print(f"{dtype} {dim} {settings.method}: {seconds:.2f} s")
+    assert seconds < 2
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_the_self_test_and_calls_compile_nothing_that_was_not_prepared(text):
+    layout = LAYOUT if text else None
+    inputs = [tensor.cuda() for tensor in clustered(1511, batch=2, heads=3, dim=128, dtype=torch.bfloat16)]
+    test = SelfTest(DEVICE, torch.bfloat16, Settings(), text=text)
+    for call in (HollowCall.like(*inputs, Settings(), layout, None, None), *test.hollow()):
+        for launch in call.launches():
+            launch.kernel.device_caches.clear()
+    with compilations() as ahead:
+        preparation = prepare(*inputs, layouts=layout, test=test)
+        preparation.wait()
+    assert preparation.wrong is None and not preparation.errors and len(ahead) == len(preparation.kernels) > 15
+    with compilations() as late:
+        sparse_attention(*inputs, layouts=layout)
+    assert not late
+
+
+def test_the_self_test_does_not_wait_for_what_the_gpu_has_to_do():
+    """Nor does it keep that waiting for long."""
+    test = SelfTest(DEVICE, torch.bfloat16, Settings())
+    assert test.run() is None
+    inputs = [torch.randn(1, 40, 75_600, 128, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
+    F.scaled_dot_product_attention(*inputs)
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    began.record()
+    for _ in range(40):
+        F.scaled_dot_product_attention(*inputs)
+    ended.record()
+    start = time.perf_counter()
+    assert test.run() is None
+    seconds, waits = time.perf_counter() - start, ended.query()
+    torch.cuda.synchronize()
+    print(f"the test took {seconds:.2f} s beside {began.elapsed_time(ended) / 1000:.2f} s of dense attention")
+    assert not waits
+
+
+@pytest.mark.parametrize("variables", [{"CC": "/bin/false"}, {"TRITON_CACHE_DIR": "/proc/nowhere"}], ids=str)
+def test_what_a_machine_lacks_ends_dense_with_one_reason(tmp_path, variables):
+    script, variables = Path(__file__).with_name("cuda_process.py"), {"TRITON_CACHE_DIR": str(tmp_path)} | variables
+    found = subprocess.run([sys.executable, script], env=os.environ | variables, capture_output=True, text=True)
+    assert found.stdout.strip().endswith("{'kernel-failed': 3}"), found.stdout + found.stderr
+    assert found.stderr.count("kernel-failed") <= 1 and "ahead of use" not in found.stderr

@@ -3,12 +3,13 @@
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
 from kernel_inputs import clustered
-from svg_ear.kernels import BlockRouting, ClusterState, SequenceLayout, Settings, prepare, sparse_attention
+from svg_ear.kernels import BlockRouting, ClusterState, Preparation, SelfTest, SequenceLayout, Settings, prepare, selftest, sparse_attention
 from svg_ear.kernels.hollow import HollowCall
 from triton_cases import GPU, arranged
 
@@ -58,6 +59,11 @@ def noted_launches():
         yield variants
 
 
+def variants_of(*calls):
+    """What is compiled for calls without data."""
+    return {variant(launch.kernel, launch.arguments, dict(launch.options)) for call in calls for launch in call.launches()}
+
+
 def by_blocks(settings, repeating=(), labelled=False):
     """Blocks of 64 tokens of which each attends to itself."""
     exact = torch.eye(3, dtype=torch.bool).expand(HEADS, 3, 3).clone()
@@ -88,12 +94,11 @@ def test_a_first_and_later_calls_launch_just_what_was_found_without_data(name, d
     batch, arrangement = call.pop("batch", 1), call.pop("arrangement", "heads first")
     tokens = TOKENS if call["layouts"] is None else TOKENS + 10
     inputs = [arranged(tensor, arrangement) for tensor in clustered(tokens, batch, HEADS, dtype=dtype)]
-    found = HollowCall.like(*inputs, settings, **call).launches()
-    state = ClusterState()
+    hollow, state = HollowCall.like(*inputs, settings, **call), ClusterState()
     with noted_launches() as launched:
         for _ in range(2 + settings.recluster_every):
             sparse_attention(*inputs, settings, **call, state=state, implementation="triton")
-    assert {variant(launch.kernel, launch.arguments, dict(launch.options)) for launch in found} == launched
+    assert variants_of(hollow) == launched
 
 
 def test_a_misaligned_input_is_compiled_for():
@@ -129,6 +134,73 @@ def test_no_number_of_tokens_heads_or_chunks_needs_a_kernel_of_its_own(text):
     for tokens, heads, memory_limit in ((32_760, 4, None), (32_760, 3, 1), (27_281, 5, None), (75_600, 1, None), (47_033, 3, 2**28)):
         inputs = [torch.empty(1, text + tokens, heads, 128, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3)]
         layout = SequenceLayout(range(text, text + tokens), (range(text),))
-        launches = HollowCall.like(*inputs, Settings(), layout, None, memory_limit).launches()
-        found.append({variant(launch.kernel, launch.arguments, dict(launch.options)) for launch in launches})
+        found.append(variants_of(HollowCall.like(*inputs, Settings(), layout, None, memory_limit)))
     assert all(variants == found[0] for variants in found), [variants ^ found[0] for variants in found]
+
+
+def test_inputs_that_will_be_converted_are_compiled_for_as_they_will_be():
+    inputs = [arranged(tensor, "tokens first") for tensor in clustered(TOKENS, 1, HEADS, dtype=torch.float32)]
+    ahead = HollowCall.like(*inputs, Settings(**COUNTS), None, None, None, torch.float16)
+    assert variants_of(ahead) == variants_of(HollowCall.like(*(tensor.half() for tensor in inputs), Settings(**COUNTS), None, None, None))
+
+
+TESTED = {
+    "plain": Settings(),
+    "as published": Settings(kmeans_candidates=0, weighted_centroids=False, key_metric=False),
+    "top-p": Settings(budget="top-p", min_share=0.1, recluster_every=2),
+    "svg2": Settings(method="svg2"),
+    "calibrated": Settings(method="calibrated"),
+}
+
+
+@pytest.mark.parametrize("text", [0, 77])
+@pytest.mark.parametrize("settings", TESTED.values(), ids=TESTED)
+def test_the_self_test_has_the_kernels_of_real_calls_and_no_others(monkeypatch, settings, text):
+    monkeypatch.setattr(selftest, "INTERPRETER", selftest.GPU)
+    tokens, heads = 32_760, 12
+    inputs = [torch.empty(1, text + tokens, heads, 128, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3)]
+    blocks = BlockRouting(torch.eye(256, dtype=torch.bool).expand(heads, -1, -1), 128) if settings.method == "calibrated" else None
+    call = HollowCall.like(*inputs, settings, SequenceLayout(range(text, text + tokens), (range(text),)), blocks, None)
+    assert variants_of(*SelfTest(torch.device("cpu"), torch.bfloat16, settings, text=text > 0).hollow()) == variants_of(call)
+
+
+def test_what_a_self_test_launches_was_compiled_for_it():
+    test, launched, launching = (
+        SelfTest(torch.device("cpu"), torch.float16, Settings(method="calibrated"), 64),
+        set(),
+        KernelInterface.__getitem__,
+    )
+
+    def noting(kernel, grid):
+        def launch(*arguments, **options):
+            launched.add(variant(kernel, arguments, options))
+            return launching(kernel, grid)(*arguments, **options)
+
+        return launch
+
+    compiled = variants_of(*test.hollow())
+    with patch.object(KernelInterface, "__getitem__", noting):
+        assert test.run() is None
+    assert launched == compiled
+
+
+@pytest.mark.parametrize("outcome", [None, "attend is off", OSError("planted")], ids=str)
+def test_a_preparation_ends_with_the_self_test(monkeypatch, outcome):
+    done = []
+    monkeypatch.setattr(
+        Preparation, "_compile", lambda self, launches, device: done.append({launch.kernel.fn.__name__ for launch in launches})
+    )
+
+    def run():
+        done.append("test")
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    inputs = clustered(TOKENS, 1, HEADS, dtype=torch.float16)
+    other = HollowCall.like(*inputs, Settings(), None, None, None)
+    test = SimpleNamespace(hollow=lambda: [other], run=run)
+    preparation = Preparation(HollowCall.like(*inputs, Settings(method="svg2"), None, None, None), torch.device("cpu"), test)
+    preparation.wait()
+    assert preparation.wrong is outcome and not preparation.errors
+    assert done[1:] == ["test"] and {"_probe", "_select"} <= done[0]

@@ -68,3 +68,16 @@ def test_an_item_takes_the_clusters_of_its_owner_as_in_torch(dtype):
 
     rounding = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-3 if q.is_cuda else 1e-6
     assert relative_error(call("triton")[:, :, 7:140], call("torch")[:, :, 7:140]) < 2 * rounding
+
+
+def test_rows_beyond_32_bits_are_found():
+    """Views of one fused tensor whose last rows begin beyond 2 ** 31 elements; its pages are not touched between the rows."""
+    given = inputs(149, heads=1)
+    apart = 2**31 // 100
+    memory = torch.empty(148 * apart + 3 * 64, dtype=given[0].dtype, device=given[0].device)
+    far = [memory.as_strided(tensor.shape, (tensor.stride(0), 64, apart, 1), 64 * place) for place, tensor in enumerate(given)]
+    for view, tensor in zip(far, given):
+        view.copy_(tensor)
+    settings = Settings(density=0.25, **COUNTS)
+    near, found = (sparse_attention(*tensors, settings, layouts=LAYOUT, implementation="triton").output for tensors in (given, far))
+    assert torch.equal(found[:, :, 7:149], near[:, :, 7:149])

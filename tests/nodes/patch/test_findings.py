@@ -12,11 +12,12 @@ from fake_comfyui import Harness, counts, qkv
 from findings_made import CAPABILITY, NAME, card, findings
 from svg_ear.kernels import tuning
 from svg_ear.kernels.tuning import ATTEND, PROBE, Tiles
-from svg_ear.nodes.patch import findings_file
+from svg_ear.nodes.patch import findings_file, user_file
 from svg_ear.nodes.patch.findings import Card, Findings, Timing
-from svg_ear.nodes.patch.findings_file import FindingsError, found_on, read, write
+from svg_ear.nodes.patch.findings_file import found_on, read, write
 from svg_ear.nodes.patch.lengths import CAUTIOUS, CAUTIOUS_ELSEWHERE, Least, Lengths, cautious_tokens
 from svg_ear.nodes.patch.options import CustomSettings, Options
+from svg_ear.nodes.patch.user_file import DamagedFileError
 from svg_ear.nodes.recording.summary import report
 
 GPU = torch.device("cuda", 0)
@@ -43,7 +44,7 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "folder_paths", SimpleNamespace(get_user_directory=lambda: str(tmp_path)))
     set_attention(monkeypatch, "attention_pytorch")
     monkeypatch.setattr(findings_file, "_READ", {})
-    monkeypatch.setattr(findings_file, "_SAID", set())
+    monkeypatch.setattr(user_file, "_SAID", set())
     return tmp_path
 
 
@@ -155,7 +156,7 @@ DAMAGED = {
 def test_damaged_files_are_refused_by_what_is_wrong(tmp_path, make):
     path = tmp_path / "file.json"
     path.write_text(make(path))
-    with pytest.raises(FindingsError, match="."):
+    with pytest.raises(DamagedFileError, match="."):
         read(path)
 
 

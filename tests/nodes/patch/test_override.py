@@ -6,9 +6,12 @@ from fake_comfyui import DIM, HEADS, Harness, counts, dense, dense_reasons, qkv,
 from svg_ear import kernels
 from svg_ear.kernels import SequenceLayout
 from svg_ear.nodes.patch import evaluation
+from svg_ear.nodes.patch.call import AttentionCall
 from svg_ear.nodes.patch.override import EVALUATION, OVERRIDE
 from svg_ear.nodes.patch.sequence import apply_mask
 from svg_ear.nodes.recording.reasons import REASONS, StrictModeError
+from svg_ear.nodes.recording.record import Found
+from svg_ear.nodes.recording.summary import report
 
 
 @pytest.mark.parametrize("skip_reshape", [False, True])
@@ -358,3 +361,21 @@ def test_attention_to_an_image_in_full_precision_is_cross_attention():
         attention(q, k[:, :20], v[:, :20], HEADS, low_precision_attention=False)
 
     assert dense_reasons(Harness(), body) == {"cross-attention": 1}
+
+
+def test_float32_is_computed_in_bfloat16_on_a_gpu_and_returned_as_it_came(monkeypatch):
+    given, sparse = [], kernels.sparse_attention
+
+    def watched(q, *args, **kwargs):
+        given.append(q.dtype)
+        return sparse(q, *args, **kwargs)
+
+    monkeypatch.setattr(kernels, "sparse_attention", watched)
+    played, found = Harness(density=1.0), []
+    # A CPU computes float32 as it is; here it plays the GPU.
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(AttentionCall, "dtype", dtype)
+        record = played.sample(lambda: played.evaluate(lambda attention: found.append(attention(*qkv(), HEADS))))
+        assert ("computed in bfloat16" in report(Found((record,), record, True, True))) == (dtype == torch.bfloat16)
+    assert given == [torch.float32, torch.bfloat16] and all(output.dtype == torch.float32 for output in found)
+    torch.testing.assert_close(found[1], dense(*qkv(), HEADS), atol=0.02, rtol=0.02)

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fake_comfyui import HEADS, Harness, qkv
-from svg_ear.kernels import SequenceLayout, Settings
+from svg_ear.kernels import SequenceLayout, Settings, tuning
 from svg_ear.nodes.patch import override, preparation
-from svg_ear.nodes.patch.preparation import Preparations
+from svg_ear.nodes.patch.preparation import Preparations, Prepared
 from svg_ear.nodes.recording.record import Found
 from svg_ear.nodes.recording.summary import report
 
@@ -21,7 +21,7 @@ class Compiling:
 
     def __init__(self, seconds=0.0, errors=(), clock=None):
         self.seconds, self.errors, self.kernels, self.has_ended = seconds, list(errors), {1, 2}, clock is None
-        self.clock = clock
+        self.clock, self.wrong = clock, None
 
     def wait(self):
         if not self.has_ended:
@@ -31,7 +31,17 @@ class Compiling:
 
 def call(device=GPU, tokens=96, text=0):
     q = SimpleNamespace(device=torch.device(device), dtype=torch.float16)
-    return SimpleNamespace(q=q, shape=(1, 2, tokens + text, 64), head_dim=64, tokens=tokens + text, split_heads=lambda: (q, q, q))
+    return SimpleNamespace(
+        q=q, dtype=q.dtype, shape=(1, 2, tokens + text, 64), head_dim=64, tokens=tokens + text, split_heads=lambda: (q, q, q)
+    )
+
+
+@pytest.fixture(autouse=True)
+def tested(monkeypatch):
+    """Every self-test has passed before; test_trust.py has the others."""
+    monkeypatch.setattr(preparation, "key_of", str)
+    monkeypatch.setattr(preparation, "has_passed", lambda key: True)
+    monkeypatch.setattr(tuning, "_IN_USE", {torch.device("cuda", number): (None, None) for number in range(2)})
 
 
 @pytest.fixture
@@ -68,7 +78,7 @@ def test_nothing_is_compiled_twice_for_a_shape_and_settings_on_a_device(prepared
 def test_nothing_is_compiled_on_a_cpu(prepared):
     preparations = Preparations()
     preparations.begin(call("cpu"), (LAYOUT,), Settings(), None, None)
-    assert not prepared and preparations.finish(torch.device("cpu"), pytest.fail) == 0
+    assert not prepared and preparations.finish(torch.device("cpu"), pytest.fail) == Prepared()
 
 
 def test_who_waits_is_told_and_the_log_says_how_long(monkeypatch, caplog):
@@ -77,18 +87,18 @@ def test_who_waits_is_told_and_the_log_says_how_long(monkeypatch, caplog):
     monkeypatch.setattr(preparation.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(preparation.kernels, "prepare", lambda *args, **options: Compiling(3.5, [ValueError("planted")], clock))
     preparations.begin(call(), (LAYOUT,), Settings(), None, None)
-    assert preparations.finish(torch.device("cuda", 1), pytest.fail) == 0
-    assert preparations.finish(GPU, told.append) == 3.5
+    assert preparations.finish(torch.device("cuda", 1), pytest.fail) == Prepared()
+    assert preparations.finish(GPU, told.append) == Prepared(3.5)
     assert told == ["Compiling kernels, once", "Running"]
     assert "2 kernels compiled or loaded in 3.5 s" in caplog.text and "ValueError: planted" in caplog.text
-    assert preparations.finish(GPU, pytest.fail) == 0
+    assert preparations.finish(GPU, pytest.fail) == Prepared()
 
 
 def test_what_was_compiled_meanwhile_makes_nobody_wait(prepared, caplog):
     caplog.set_level(logging.INFO, "svg_ear")
     preparations = Preparations()
     preparations.begin(call(), (LAYOUT,), Settings(), None, None)
-    assert preparations.finish(GPU, pytest.fail) < 1 and "2 kernels" in caplog.text
+    assert preparations.finish(GPU, pytest.fail).seconds < 1 and "2 kernels" in caplog.text
 
 
 class Watched(Preparations):
@@ -103,7 +113,7 @@ class Watched(Preparations):
 
     def finish(self, device, tell):
         self.asked.append("finish")
-        return self.seconds
+        return Prepared(self.seconds)
 
 
 @pytest.fixture

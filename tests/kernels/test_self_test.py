@@ -1,0 +1,89 @@
+"""The self-test passes kernels that are right, and catches faults that are planted in them."""
+
+from dataclasses import replace
+from importlib import import_module, util
+
+import pytest
+import torch
+from svg_ear.kernels import SelfTest, Settings, selftest
+from triton_cases import DEVICE, GPU, dtypes
+
+pytest.importorskip("triton")
+STAGES = "svg_ear.kernels.triton_stages"
+# Near k-means takes the interpreter most of the time.
+QUICK = Settings(density=0.25, kmeans_candidates=0 if not GPU else 32)
+
+
+@dtypes
+def test_right_kernels_pass(dtype):
+    assert SelfTest(DEVICE, dtype, Settings(), head_dim=64).run() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (Settings(method="svg2", density=0.2, kmeans_candidates=0), True),
+        (Settings(budget="top-p", min_share=0.3, recluster_every=2, kmeans_candidates=0), False),
+        (Settings(weighted_centroids=False, key_metric=False, kmeans_candidates=0), True),
+        (Settings(method="calibrated"), False),
+        (Settings(method="calibrated", compensate=False), True),
+    ],
+    ids=str,
+)
+def test_right_kernels_pass_whatever_the_settings(settings, text):
+    assert SelfTest(DEVICE, torch.float16, settings, head_dim=64, text=text).run() is None
+
+
+# What to change in which file, and the module that takes a changed function from it, if not the stages themselves.
+FAULTS = {
+    "text tail not masked": ("attend", 'b_bias = tl.where(m_t, 0.0, float("-inf"))', "b_bias = tl.where(m_t, 0.0, 0.0)", None, "attend"),
+    "mask of the exact rows lost": ("attend", 'tl.where(m_within, 0.0, float("-inf"))', "tl.where(m_within, 0.0, 0.0)", None, "attend"),
+    "exact blocks counted twice": ("attend", "m_c & (tl.load(p_exact + i_k) == 0)", "m_c", None, "attend"),
+    "first tile missing": ("attend", "tl.range(0, n_entries, KEYS", "tl.range(KEYS // GRANULE, n_entries, KEYS", None, "attend"),
+    "last clusters missing": ("attend", "tl.range(0, clusters, KEYS", "tl.range(0, clusters - KEYS, KEYS", None, "attend"),
+    "rows not written": ("attend", "tl.store(out + i_h", "tl.store(out + 0 * i_h", None, "attend"),
+    "wrong scale": ("attend", "scale * LOG2_E", "scale", None, "attend"),
+    "softmax not shrunk": ("softmax", "b_acc * b_shrink[:, None]", "b_acc", ("attend", "softmax_step"), "attend"),
+    "text queries see what is not there": ("dense", 'tl.where(m_k, 0.0, float("-inf"))', "tl.where(m_k, 0.0, 0.0)", None, "attend_dense"),
+    "sums run on": ("probe", "b_cross * b_shrink +", "b_cross +", None, "probe_tokens"),
+    "means of the first tile": ("cluster", "m_r = o_r < i_stop", "m_r = o_r < tl.minimum(i_stop, i_start + ROWS)", None, "cluster"),
+    "wrong label": ("nearest", "b_high_code + 2", "b_high_code", ("cluster", "nearest_labels"), "cluster"),
+    "row left out": ("permute", "m_n = o_n < tokens", "m_n = o_n < tokens - 1", None, "permute"),
+    "one too many": ("summarize", "tl.maximum(i_stop - i_start, 1)", "tl.maximum(i_stop - i_start + 1, 1)", None, "summarize"),
+    "blocks of another budget": ("route", "+ b_size <= budget", "- b_size <= budget", None, "route"),
+    "entries cut short": ("route", "- b_row, GRANULE)", "- b_row, GRANULE - 1)", None, "attend"),
+    "covariance without a mean": ("metric", "b_c - b_mean[None, :]", "b_c", None, "key_metric"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_caught(monkeypatch, tmp_path, fault):
+    name, before, after, taken_by, found_in = FAULTS[fault]
+    source = import_module(f"{STAGES}.{name}").__file__
+    with open(source) as file:
+        text = file.read()
+    assert before in text
+    changed = tmp_path / f"{name}.py"
+    changed.write_text(text.replace(before, after))
+    spec = util.spec_from_file_location(f"{STAGES}.{name}", changed)
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    stages = import_module(STAGES)
+    if taken_by is None:
+        for stage in set(stages.__all__) & vars(module).keys():
+            monkeypatch.setattr(stages, stage, getattr(module, stage))
+    else:
+        monkeypatch.setattr(import_module(f"{STAGES}.{taken_by[0]}"), taken_by[1], getattr(module, taken_by[1]))
+    wrong = SelfTest(DEVICE, torch.float16, QUICK, head_dim=64).run()
+    print(wrong)
+    assert wrong is not None and wrong.startswith(found_in)
+
+
+@pytest.mark.skipif(GPU, reason="there the test has two batch items anyway")
+def test_clusters_taken_from_another_item_are_compared(monkeypatch):
+    monkeypatch.setattr(selftest, "INTERPRETER", replace(selftest.INTERPRETER, items=2, heads=1))
+    stages, test = import_module(STAGES), SelfTest(DEVICE, torch.float16, replace(QUICK, method="svg2"), head_dim=64)
+    assert test.run() is None
+    right = stages.cluster_as
+    monkeypatch.setattr(stages, "cluster_as", lambda tokens, clusters: right(tokens.flip(2), clusters))
+    assert test.run().startswith("cluster_as")
