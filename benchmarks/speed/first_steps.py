@@ -1,4 +1,4 @@
-"""What the first sparse steps of a run take on a cold Triton cache, with and without kernels compiled ahead.
+"""What the first sparse steps of a run take on a cold Triton cache, with and without kernels compiled ahead and tested.
 
 python -m benchmarks.speed.first_steps
 
@@ -27,6 +27,7 @@ from .. import pack
 pack.load()
 from svg_ear.nodes.patch import override  # noqa: E402
 from svg_ear.nodes.patch.options import Options  # noqa: E402
+from svg_ear.nodes.patch.preparation import Prepared  # noqa: E402
 
 # Latent frames, rows and columns of a 480p video, whose patches are two by two, and its heads.
 LATENT, HEADS, DIM = (21, 60, 104), 12, 128
@@ -43,13 +44,13 @@ class WanModel:
 
 
 class NoPreparations:
-    """Kernels are compiled where they are used."""
+    """Kernels are compiled where they are used, and not tested."""
 
     def begin(self, *args):
         pass
 
-    def finish(self, *args) -> float:
-        return 0.0
+    def finish(self, *args) -> Prepared:
+        return Prepared()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
 from .dense import dense_attention
 from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
-from .failures import failure
+from .failures import failure, first_line
 from .identity import require_grid, require_model
 from .lengths import Lengths
 from .options import Options
@@ -275,13 +275,15 @@ class Patch:
             _PREPARATIONS.begin(call, layouts, self.settings, None, self.options.memory_limit())
 
     def _wait_for_kernels(self, call: AttentionCall, key: StateKey, blocks: kernels.BlockRouting | None) -> Reason | None:
-        """Have the kernels of a sparse call ready and tested; why they must not run. Raises what stopped the test."""
+        """Have the kernels of a sparse call ready and tested; why they must not run. Raises a :func:`failure` of the test."""
         _PREPARATIONS.begin(call, key.layouts, self.settings, blocks, self.options.memory_limit())
         prepared = _PREPARATIONS.finish(key.device, self.tell)
         self.run.timer.wait_for_kernels(prepared.seconds)
-        if isinstance(prepared.wrong, Exception):
-            raise prepared.wrong
-        return prepared.wrong and reasons.kernel_wrong(prepared.wrong)
+        if not isinstance(prepared.wrong, Exception):
+            return prepared.wrong and reasons.kernel_wrong(prepared.wrong)
+        if failure(prepared.wrong) is None:
+            return reasons.kernels_untested(first_line(prepared.wrong))
+        raise prepared.wrong
 
     def _report(self, reason: Reason, block: Block | None = None, step: int = 0) -> None:
         """Note why a call, or a whole evaluation, stayed dense, and refuse that in strict mode."""

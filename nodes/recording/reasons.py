@@ -160,6 +160,11 @@ def kernel_wrong(found: str) -> Reason:
     return replace(KERNEL_WRONG, sentence=Text("A kernel gives wrong results on this GPU ({found}).", found=found))
 
 
+def kernels_untested(error: str) -> Reason:
+    """:data:`KERNEL_WRONG` of kernels that nothing can be said about, because of ``error``."""
+    return replace(KERNEL_WRONG, sentence=Text("The kernels could not be tested on this GPU ({error}).", error=error))
+
+
 # What only the user's schedule keeps dense: such calls could run sparse as they are.
 SCHEDULED = (WARM_UP_STEP, LAST_STEPS, OUTSIDE_WINDOW, DENSE_BLOCK)
 REASONS = {reason.name: reason for reason in tuple(globals().values()) if isinstance(reason, Reason)}
