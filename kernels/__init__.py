@@ -1,6 +1,7 @@
 """Sparse attention on tensors: clustering, routing and attention, without any knowledge of ComfyUI."""
 
 from .device import unavailable_reason
+from .hollow import HollowCall, HollowTensor
 from .pipeline import sparse_attention
 from .preparation import Preparation, prepare
 from .selftest import SelfTest
@@ -13,6 +14,8 @@ __all__ = [
     "AttentionResult",
     "BlockRouting",
     "ClusterState",
+    "HollowCall",
+    "HollowTensor",
     "Preparation",
     "RoutedHeads",
     "SelfTest",

@@ -60,6 +60,18 @@ class HollowCall:
     block_size: int = 0
     repeating: tuple[int, ...] = ()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the call would run."""
+        return self.inputs[0].device
+
+    @property
+    def kind(self) -> tuple:
+        """What calls have in common that launch the same kernels, however long they are."""
+        query, layouts = self.inputs[0], [self.layouts] if isinstance(self.layouts, SequenceLayout) else self.layouts
+        has_text = layouts is not None and len(layouts[0].video) < query.shape[2]
+        return query.device, query.dtype, query.shape[3], has_text, self.settings
+
     @classmethod
     def like(
         cls,

@@ -6,17 +6,13 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
 
 from .device import on_device, unavailable_reason
 from .hollow import HollowCall
 from .selftest import SelfTest
-from .settings import BlockRouting, SequenceLayout, Settings
 
 if TYPE_CHECKING:
     from .triton_stages.launches import Launch
@@ -27,32 +23,21 @@ MOST_THREADS = 16
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def prepare(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    settings: Settings = Settings(),
-    *,
-    layouts: SequenceLayout | Sequence[SequenceLayout] | None = None,
-    blocks: BlockRouting | None = None,
-    memory_limit: int | None = None,
-    dtype: torch.dtype | None = None,
-    test: SelfTest | None = None,
-) -> Preparation:
-    """Begin to compile what calls of :func:`~.pipeline.sparse_attention` with such arguments launch, the first and later ones.
+def prepare(call: HollowCall, test: SelfTest | None = None) -> Preparation:
+    """Begin to compile what calls of :func:`~.pipeline.sparse_attention` like ``call`` launch, the first and later ones.
 
-    None of the tensors is kept. With ``dtype`` the calls will have them converted to that. A ``test`` is compiled too, and run then.
+    Returns at once, and keeps no tensor. A ``test`` is compiled too, and run then.
 
     Raises:
         ValueError: the device is a CPU.
         RuntimeError: Triton cannot run on the device; the message says why.
     """
-    if q.device.type == "cpu":
+    if call.device.type == "cpu":
         raise ValueError("q, k, v are on a CPU, where nothing is compiled; prepare calls on a GPU only")
-    reason = unavailable_reason(q.device)
+    reason = unavailable_reason(call.device)
     if reason is not None:
         raise RuntimeError(f"the Triton kernels cannot run: {reason}")
-    return Preparation(HollowCall.like(q, k, v, settings, layouts, blocks, memory_limit, dtype), q.device, test)
+    return Preparation(call, test)
 
 
 class Preparation:
@@ -62,19 +47,23 @@ class Preparation:
     loads it. Nothing else depends on it, for what was not compiled ahead a call compiles itself.
 
     Attributes:
+        call: what it is for.
         kernels: what is ready, a kernel for each of the variants that the call needs.
+        stopped: whether it was given up.
         seconds: how long it took, 0 until it has ended.
         errors: what went wrong. A call that needs the same kernel will raise the same.
         wrong: what the self-test found wrong, or what stopped it; None where nothing did, or without one.
     """
 
-    def __init__(self, call: HollowCall, device: torch.device, test: SelfTest | None = None):
+    def __init__(self, call: HollowCall, test: SelfTest | None = None):
+        self.call, self._test = call, test
         self.kernels: set = set()
         self.seconds = 0.0
         self.errors: list[Exception] = []
         self.wrong: str | Exception | None = None
+        self.stopped = False
         # No daemon, which would be stopped in the middle of the compiler: an exit waits for what is being compiled.
-        self._thread = threading.Thread(target=self._run, args=(call, device, test), name="SVG-EAR kernels")
+        self._thread = threading.Thread(target=self._run, name="SVG-EAR kernels")
         self._thread.start()
 
     @property
@@ -86,35 +75,53 @@ class Preparation:
         """Return when everything is compiled that can be."""
         self._thread.join()
 
-    def _run(self, call: HollowCall, device: torch.device, test: SelfTest | None) -> None:
+    def stop(self) -> None:
+        """Begin no other kernel, and no test; those in the compiler end."""
+        self.stopped = True
+
+    def _run(self) -> None:
         began = time.perf_counter()
         with _ONE_AT_A_TIME:
             try:
-                with on_device(device):
-                    calls = (call, *(test.hollow() if test else ()))
-                    launches = dict.fromkeys(launch for some in calls for launch in some.launches())
-                self._compile(launches, device)
+                with on_device(self.call.device):
+                    calls = () if self.stopped else (self.call, *(self._test.hollow() if self._test else ()))
+                    launches = dict.fromkeys(launch for call in calls for launch in call.launches())
+                self._compile(launches)
             except Exception as error:
                 self.errors.append(error)
             try:
-                self.wrong = test and test.run()
+                self.wrong = self._test.run() if self._test and not self.stopped else None
             except Exception as error:
                 self.wrong = error
         self.seconds = time.perf_counter() - began
 
-    def _compile(self, launches: Iterable[Launch], device: torch.device) -> None:
-        variants = defaultdict(list)
-        for launch in launches:
-            variants[launch.kernel].append(launch)
+    def _compile(self, launches: Iterable[Launch]) -> None:
         # One core is left to whatever else runs.
         with ThreadPoolExecutor(min(MOST_THREADS, max(1, (os.cpu_count() or 1) - 1))) as threads:
-            for compiled in [threads.submit(self._compile_one_by_one, some, device) for some in variants.values()]:
+            for compiled in [threads.submit(self._compile_one_by_one, some) for some in _queues(launches)]:
                 compiled.result()
 
-    def _compile_one_by_one(self, variants: list[Launch], device: torch.device) -> None:
-        with on_device(device):
+    def _compile_one_by_one(self, variants: list[Launch]) -> None:
+        with on_device(self.call.device):
             for launch in variants:
+                if self.stopped:
+                    return
                 try:
                     self.kernels.add(launch.compile())
                 except Exception as error:
                     self.errors.append(error)
+
+
+def _queues(launches: Iterable[Launch]) -> list[list[Launch]]:
+    """Launches that are compiled one after the other, because they may need the same kernel; those that take longest come first.
+
+    Of a kernel that is wanted with different constants the others come last: at the first Triton also prepares what all of them share.
+    """
+    queues = defaultdict(list)
+    for launch in sorted(launches, key=lambda launch: len(launch.kernel.fn.__code__.co_code), reverse=True):
+        queues[launch.kernel, launch.options].append(launch)
+    first, others = {}, []
+    for queue in queues.values():
+        if first.setdefault(queue[0].kernel, queue) is not queue:
+            others.append(queue)
+    return [*first.values(), *others]

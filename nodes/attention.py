@@ -115,6 +115,7 @@ class SVGEARAttention(io.ComfyNode):
         if options.profile is not None:
             require_model(options.profile, diffusion_model)
         patch = Patch(options, partial(tell, cls.hidden.unique_id))
+        patch.compile_early(model)
         model = patched(model, patch)
         model.set_attachments(ATTACHMENT, patch.recorder)
         return io.NodeOutput(model)

@@ -10,7 +10,7 @@ from ..kernels.calibration import Profile
 from .calibrating.gathering import find_calibration, what_is_missing
 from .calibrating.profiles import FOLDER, models_folder, path_to_write, save, taken
 from .inputs import refuse_unknown
-from .patch.findings import pack_version
+from .patch.version import pack_version
 from .recording.words import Joined, Text, counted, on_node
 
 

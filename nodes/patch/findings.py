@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 
 from ...kernels.tuning import Tiles
 from .break_even import at_density, at_heads, break_even
+from .version import pack_version
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,3 @@ class Findings:
             found = at_density([(share, self.measured(some, share)) for share in self.densities], density)
             lengths.append((some, max(self.longest(some) + 1, cautious) if math.isinf(found) else found))
         return math.ceil(at_heads(lengths, heads)) if lengths else cautious
-
-
-def pack_version() -> str:
-    """The version of the pack, from the file that states it."""
-    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    lines = project.read_text(encoding="utf-8").splitlines() if project.is_file() else []
-    return next((line.split('"')[1] for line in lines if line.startswith("version = ")), "of unknown version")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from ..recording.words import Text
 from .findings import Findings
 from .findings_file import found_on
 from .options import AUTOMATIC, Options
+from .schedule import falling
 
 # Where nothing was found on the GPU. Measured on Hopper; docs/kernels.md has the reasons for the others.
 CAUTIOUS = {80: 24576, 86: 24576, 89: 24576, 90: 24576, 100: 32768, 120: 24576}
@@ -46,12 +46,13 @@ class Lengths:
         """For calls of ``heads`` heads on ``device``."""
         key = (device, heads)
         if key not in self._least:
-            found = self._prepare(device)
+            found = self.prepare(device)
             given = self._options.min_tokens
             self._least[key] = self._automatic(found, device, heads) if given == AUTOMATIC else Least(given)
         return self._least[key]
 
-    def _prepare(self, device: torch.device) -> Findings | None:
+    def prepare(self, device: torch.device) -> Findings | None:
+        """What was found on ``device``, whose kernels take the tiles that suit it from now on."""
         if device not in self._found:
             found = self._found[device] = found_on(device)
             if device.type == "cuda":
@@ -71,8 +72,8 @@ class Lengths:
             return profile.density
         if settings.budget != "density":
             return found.densities[-1]
-        # By the same factor from step to step.
-        return math.sqrt((self._options.first_density() or settings.density) * settings.density)
+        first = self._options.first_density()
+        return settings.density if first is None else falling(first, settings.density, 0.5)
 
 
 def cautious_tokens(device: torch.device) -> int:

@@ -23,6 +23,7 @@ from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
 from .dense import dense_attention
 from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
+from .expectation import expected_call
 from .failures import failure, first_line
 from .identity import require_grid, require_model
 from .lengths import Lengths
@@ -67,6 +68,14 @@ class Patch:
         self._begins = False
         # One function object for all calls: torch.compile would otherwise compile anew for each.
         self.override = torch.compiler.disable(self._attention)
+
+    def compile_early(self, patcher) -> None:
+        """Begin to compile for the model of ComfyUI's ``patcher``, as far as its calls can be told before it runs. Returns at once."""
+        # What a calibration computes depends on the step.
+        call = None if self.profile else expected_call(patcher, self.settings, self.options.memory_limit())
+        if call is not None:
+            self.lengths.prepare(call.device)
+            _PREPARATIONS.expect(call)
 
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run, ``outer_sample(noise, latent_image, ...)``: record it."""

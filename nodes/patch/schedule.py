@@ -79,7 +79,7 @@ class Schedule:
         if self._first is None:
             return None
         place = (self._before + self.step(sigma)) / max(self._before + self.steps + self._after - 1, 1)
-        return self._first * (self._last / self._first) ** min(place, 1.0) if self._first else 0.0
+        return falling(self._first, self._last, min(place, 1.0))
 
     @cached_property
     def sparse_steps(self) -> tuple[int, ...]:
@@ -102,6 +102,11 @@ class Schedule:
             return 0
         reached = sum(start >= sigma * (1 - ROUNDING) for start in self._sigmas)
         return min(max(reached - 1, 0), self.steps - 1)
+
+
+def falling(first: float, last: float, place: float) -> float:
+    """The density at ``place``, 0 in the first step and 1 in the last, from step to step by the same factor."""
+    return first * (last / first) ** place
 
 
 def _percent(sigma: float, percent_to_sigma: Callable[[float], float]) -> float:

@@ -86,7 +86,7 @@ def test_no_call_compiles_what_was_prepared(settings, layout, dtype):
         # What earlier tests compiled.
         launch.kernel.device_caches.clear()
     with compilations() as ahead:
-        preparation = prepare(*inputs, settings, layouts=layout)
+        preparation = prepare(HollowCall.like(*inputs, settings, layout, None, None))
         preparation.wait()
     assert not preparation.errors and len(ahead) == len(preparation.kernels) > 15
     with compilations() as late:
@@ -103,7 +103,7 @@ def test_kernels_are_prepared_while_other_work_runs():
     for launch in HollowCall.like(*inputs, Settings(), None, None, None).launches():
         launch.kernel.device_caches.clear()
     before = torch.cuda.memory_allocated()
-    preparation = prepare(*inputs)
+    preparation = prepare(HollowCall.like(*inputs, Settings(), None, None, None))
     while not preparation.has_ended:
         dense = F.scaled_dot_product_attention(*inputs)
     torch.cuda.synchronize()
@@ -223,7 +223,7 @@ def test_the_self_test_and_calls_compile_nothing_that_was_not_prepared(text):
         for launch in call.launches():
             launch.kernel.device_caches.clear()
     with compilations() as ahead:
-        preparation = prepare(*inputs, layouts=layout, test=test)
+        preparation = prepare(HollowCall.like(*inputs, Settings(), layout, None, None), test)
         preparation.wait()
     assert preparation.wrong is None and not preparation.errors and len(ahead) == len(preparation.kernels) > 15
     with compilations() as late:

@@ -1,16 +1,33 @@
 """What is compiled ahead is what calls then launch."""
 
 import inspect
+import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
 from kernel_inputs import clustered
-from svg_ear.kernels import BlockRouting, ClusterState, Preparation, SelfTest, SequenceLayout, Settings, prepare, selftest, sparse_attention
+from svg_ear.kernels import (
+    BlockRouting,
+    ClusterState,
+    Preparation,
+    SelfTest,
+    SequenceLayout,
+    Settings,
+    preparation,
+    prepare,
+    selftest,
+    sparse_attention,
+)
 from svg_ear.kernels.hollow import HollowCall
+from svg_ear.kernels.preparation import _queues
+from svg_ear.nodes.patch.expectation import expected_call
+from svg_ear.nodes.patch.options import PRESETS, Options
 from triton_cases import GPU, arranged
 
 pytest.importorskip("triton")
@@ -101,6 +118,55 @@ def test_a_first_and_later_calls_launch_just_what_was_found_without_data(name, d
     assert variants_of(hollow) == launched
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_guidance_and_a_falling_density_launch_nothing_else(preset, batch):
+    """A model prepares with the last step's density and without owners; its steps are denser, and two items share their clusters."""
+    last = replace(PRESETS[preset], **COUNTS)
+    inputs = clustered(TOKENS + 10, batch, HEADS, dtype=torch.bfloat16)
+    found = HollowCall.like(*inputs, last, TEXT, None, 1)
+    state, first = ClusterState(), Options(preset=preset).first_density()
+    with noted_launches() as launched:
+        for density in (first, (first + last.density) / 2, last.density):
+            settings = replace(last, density=density)
+            sparse_attention(
+                *inputs, settings, layouts=TEXT, memory_limit=1, state=state, owners=[batch - 1] * batch, implementation="triton"
+            )
+    assert variants_of(found) == launched
+
+
+class WanModel:
+    blocks = [None] * 40
+    num_heads, dim = 40, 5120
+
+
+class HunyuanVideo:
+    double_blocks = single_blocks = [None] * 20
+    num_heads, hidden_size = 24, 3072
+
+
+class LTXVModel:
+    transformer_blocks = [None] * 28
+    num_attention_heads, attention_head_dim = 32, 64
+
+
+@pytest.mark.parametrize("tokens", [27_280, 118_800])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("model", "text", "dim"), [(WanModel, 0, 128), (HunyuanVideo, 333, 128), (LTXVModel, 0, 64)])
+def test_what_is_expected_of_a_model_launches_what_its_calls_launch(model, text, dim, preset, tokens):
+    patcher = SimpleNamespace(load_device=torch.device("cuda", 0), model_dtype=lambda: torch.float8_e4m3fn)
+    patcher.model = SimpleNamespace(diffusion_model=model(), manual_cast_dtype=torch.bfloat16)
+    expected = expected_call(patcher, PRESETS[preset], None)
+    # The two arrangements in which models hand their tensors over.
+    q = torch.empty(2, text + tokens, 3 * dim, dtype=torch.bfloat16).unflatten(-1, (3, dim)).transpose(1, 2)
+    real = HollowCall.like(
+        q, torch.empty(q.shape, dtype=q.dtype), q, PRESETS[preset], SequenceLayout(range(text, text + tokens), (range(text),)), None, None
+    )
+    assert expected.kind[1:] == real.kind[1:] and expected.device == patcher.load_device
+    here = replace(expected, inputs=tuple(replace(tensor, device=torch.device("cpu")) for tensor in expected.inputs))
+    assert variants_of(here) == variants_of(real)
+
+
 def test_a_misaligned_input_is_compiled_for():
     """Whether tensors begin at a multiple of 16 bytes is a part of what is compiled."""
     whole = [torch.zeros(1, 2, 65, 64, dtype=torch.float16).flatten() for _ in range(3)]
@@ -125,7 +191,53 @@ def test_only_the_launches_of_one_thread_are_recorded():
 
 def test_nothing_is_prepared_on_a_cpu():
     with pytest.raises(ValueError, match="on a CPU"):
-        prepare(*clustered(40))
+        prepare(HollowCall.like(*clustered(40), Settings(), None, None, None))
+
+
+def test_the_largest_kernels_are_compiled_first_and_none_twice_at_once():
+    call = HollowCall.like(*clustered(TOKENS, 2, HEADS, dtype=torch.float16), Settings(**COUNTS), None, None, 1)
+    launches = call.launches()
+    queues = _queues(launches)
+    assert sorted(map(id, itertools.chain(*queues))) == sorted(map(id, launches))
+    found = [variants_of(SimpleNamespace(launches=lambda: queue)) for queue in queues]
+    assert sum(map(len, found)) == len(set().union(*found))
+    names = [queue[0].kernel.fn.__name__ for queue in queues]
+    assert names[0] == "_attend" and names.count("_attend") == 2
+    assert "_attend" not in names[1 : len(set(names))], "two tile shapes would begin at once"
+
+
+def test_what_is_stopped_compiles_no_further(monkeypatch):
+    compiled, began, go_on = [], threading.Event(), threading.Event()
+
+    class Kernel:
+        fn = clustered
+
+    class Variant:
+        kernel, options = Kernel, ()
+
+        def compile(self):
+            compiled.append(self)
+            began.set()
+            assert go_on.wait(60)
+            return self
+
+    monkeypatch.setattr(preparation, "unavailable_reason", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    call = SimpleNamespace(device=torch.device("cuda", 0), launches=lambda: [Variant(), Variant()])
+    stopped = prepare(call)
+    assert began.wait(60) and not stopped.has_ended
+    stopped.stop()
+    go_on.set()
+    stopped.wait()
+    whole = prepare(call)
+    whole.wait()
+    assert len(compiled) == 3 and stopped.kernels == {compiled[0]} and whole.kernels == {*compiled[1:]} and not whole.errors
+
+
+def test_nothing_is_prepared_where_triton_cannot_run(monkeypatch):
+    monkeypatch.setattr(preparation, "unavailable_reason", lambda device: "there is no compiler")
+    with pytest.raises(RuntimeError, match="there is no compiler"):
+        prepare(SimpleNamespace(device=torch.device("cuda", 0)))
 
 
 @pytest.mark.parametrize("text", [0, 77])
@@ -187,9 +299,7 @@ def test_what_a_self_test_launches_was_compiled_for_it():
 @pytest.mark.parametrize("outcome", [None, "attend is off", OSError("planted")], ids=str)
 def test_a_preparation_ends_with_the_self_test(monkeypatch, outcome):
     done = []
-    monkeypatch.setattr(
-        Preparation, "_compile", lambda self, launches, device: done.append({launch.kernel.fn.__name__ for launch in launches})
-    )
+    monkeypatch.setattr(Preparation, "_compile", lambda self, launches: done.append({launch.kernel.fn.__name__ for launch in launches}))
 
     def run():
         done.append("test")
@@ -200,7 +310,7 @@ def test_a_preparation_ends_with_the_self_test(monkeypatch, outcome):
     inputs = clustered(TOKENS, 1, HEADS, dtype=torch.float16)
     other = HollowCall.like(*inputs, Settings(), None, None, None)
     test = SimpleNamespace(hollow=lambda: [other], run=run)
-    preparation = Preparation(HollowCall.like(*inputs, Settings(method="svg2"), None, None, None), torch.device("cpu"), test)
+    preparation = Preparation(HollowCall.like(*inputs, Settings(method="svg2"), None, None, None), test)
     preparation.wait()
     assert preparation.wrong is outcome and not preparation.errors
     assert done[1:] == ["test"] and {"_probe", "_select"} <= done[0]

@@ -38,12 +38,13 @@ def asked(monkeypatch, card):
     """The self-tests that were made, and what they find."""
     asked = SimpleNamespace(tests=[], finds=None)
 
-    def prepare(*inputs, test, **options):
+    def prepare(call, test):
         if test is not None:
             asked.tests.append(test)
         found = asked.finds if test is not None else None
-        return SimpleNamespace(kernels={1}, seconds=1.0, errors=[], wrong=found, has_ended=True, wait=lambda: None)
+        return SimpleNamespace(kernels={1}, seconds=1.0, errors=[], wrong=found, stopped=False, has_ended=True, wait=lambda: None)
 
+    monkeypatch.setattr(preparation.HollowCall, "like", lambda *inputs: SimpleNamespace(device=GPU, kind=()))
     monkeypatch.setattr(preparation.kernels, "prepare", prepare)
     return asked
 
