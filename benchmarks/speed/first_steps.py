@@ -1,9 +1,10 @@
-"""What the first sparse steps of a run take on a cold Triton cache, with and without kernels compiled ahead and tested.
+"""What the first sparse steps of a run take on a cold Triton cache, by what comes before them. About a minute and a half.
 
 python -m benchmarks.speed.first_steps
 
-The patch of a MODEL runs as in ComfyUI, around a model that is nothing but its attention: dense steps, then sparse ones. Each
-row is a process of its own with an empty cache. Needs a CUDA GPU.
+The patch of a MODEL runs as in ComfyUI, around a model that is nothing but its attention: the node, some seconds in which models
+load, dense steps, then sparse ones. Each row is a process of its own with an empty cache, but for the last one, which finds what the
+row before it compiled. Needs a CUDA GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -27,13 +30,27 @@ from .. import pack
 pack.load()
 from svg_ear.nodes.patch import override  # noqa: E402
 from svg_ear.nodes.patch.options import Options  # noqa: E402
-from svg_ear.nodes.patch.preparation import Prepared  # noqa: E402
 
 # Latent frames, rows and columns of a 480p video, whose patches are two by two, and its heads.
 LATENT, HEADS, DIM = (21, 60, 104), 12, 128
 LAYERS, STEPS = 30, 20
-# Whether kernels are compiled ahead, and how many steps are dense before.
-CASES = ((False, 1), (True, 4), (True, 1), (True, 0))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What comes before the first sparse step: ``seconds`` after the node, and ``dense_steps`` of a second each."""
+
+    name: str
+    seconds: float
+    dense_steps: int
+
+
+CASES = (
+    Case("10 s after the node", 10.0, 0),
+    Case("after four dense steps", 0.0, 4),
+    Case("at once", 0.0, 0),
+    Case("at once, compiled before", 0.0, 0),
+)
 
 
 class WanModel:
@@ -41,16 +58,7 @@ class WanModel:
 
     patch_size = (1, 2, 2)
     blocks = (None,) * LAYERS
-
-
-class NoPreparations:
-    """Kernels are compiled where they are used, and not tested."""
-
-    def begin(self, *args):
-        pass
-
-    def finish(self, *args) -> Prepared:
-        return Prepared()
+    num_heads, dim = HEADS, HEADS * DIM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,34 +70,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("benchmarks.speed.first_steps needs a CUDA GPU: nothing was measured")
         return 2
     if options.case is not None:
-        print(json.dumps(run(*CASES[options.case])))
+        print(json.dumps(run(CASES[options.case])))
         return 0
     print(torch.cuda.get_device_name(), "torch", torch.__version__, os.cpu_count(), "cores", flush=True)
-    for case, (ahead, dense_steps) in enumerate(CASES):
-        with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(CASES):
+            cache = Path(folder, str(min(number, len(CASES) - 2)))
             found = subprocess.run(
-                [sys.executable, "-m", __spec__.name, "--case", str(case)],
-                env=os.environ | {"TRITON_CACHE_DIR": cache},
+                [sys.executable, "-m", __spec__.name, "--case", str(number)],
+                env=os.environ | {"TRITON_CACHE_DIR": str(cache)},
                 cwd=pack.ROOT,
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
             )
-        row = json.loads(found.stdout.splitlines()[-1])
-        print(f"compiled {'ahead' if ahead else 'where used'}, {dense_steps} dense steps before:", json.dumps(row), flush=True)
+            print(f"{case.name}: {found.stdout.splitlines()[-1]}", flush=True)
     return 0
 
 
-def run(ahead: bool, dense_steps: int) -> dict:
+def run(case: Case) -> dict:
     """Seconds of each step, and what the first two sparse ones take more than the third."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    if not ahead:
-        override._PREPARATIONS = NoPreparations()
+    dense_steps, device = case.dense_steps, torch.device("cuda", torch.cuda.current_device())
     told = []
-    patch = override.Patch(Options(dense_first_steps=dense_steps, dense_blocks=""), told.append)
     tokens = math.prod(LATENT) // 4
-    inputs = [torch.randn(1, tokens, HEADS * DIM, dtype=torch.bfloat16, device="cuda") for _ in range(3)]
+    inputs = [torch.randn(1, tokens, HEADS * DIM, dtype=torch.bfloat16, device=device) for _ in range(3)]
     dense(*inputs, HEADS)
+    torch.cuda.synchronize()
+    # All sparse steps compute the same share.
+    options = Options(dense_first_steps=dense_steps, dense_blocks="", density=0.1, warm_up_density=0.0)
+    patch = override.Patch(options, told.append)
+    base_model = SimpleNamespace(diffusion_model=WanModel(), manual_cast_dtype=None)
+    began = time.perf_counter()
+    patch.compile_early(SimpleNamespace(model=base_model, load_device=device, model_dtype=lambda: torch.bfloat16))
+    node = time.perf_counter() - began
+    time.sleep(case.seconds)
     steps = []
 
     def sampler(noise, latent_image):
@@ -106,6 +121,7 @@ def run(ahead: bool, dense_steps: int) -> dict:
         patch.outer_sample(sampler, torch.zeros(1), torch.zeros(1))
     first, second, third = steps[dense_steps:]
     return {
+        "node": round(node, 3),
         "steps": [round(seconds, 2) for seconds in steps],
         "first_more": round(first - third, 2),
         "second_more": round(second - third, 2),
