@@ -124,9 +124,10 @@ class Sampled:
         if self.has_all_steps:
             count, dense, sparse = len(self.dense), self.dense.total, self.sparse.total
         else:
-            # Steps run in order: without a dense one the schedule has none.
-            count = self.spec.dense_steps(CLIP_STEPS) if self.dense.seconds or not self.sparse.seconds else 0
-            is_unlike = self.dense.seconds and not self.spec.is_dense and len(self.dense) != self.spec.dense_steps(self.steps)
+            # Steps run in order: where none was dense, the density falls from the first on.
+            falls = bool(self.sparse.seconds) and not self.dense.seconds
+            count = self.spec.dense_steps(CLIP_STEPS, falls)
+            is_unlike = len(self.dense) != min(self.spec.dense_steps(self.steps, falls), len(self.dense) + len(self.sparse))
             if is_unlike or (count and usual is None) or (count < CLIP_STEPS and len(self.sparse) < 2):
                 return None
             dense, sparse = count * (usual or 0.0), (CLIP_STEPS - count) * (self.sparse.mean or 0.0)

@@ -52,14 +52,11 @@ class Spec:
         """Whether a pack of ours runs it."""
         return self.name in PRESETS
 
-    def dense_steps(self, steps: int) -> int:
-        """First steps of ``steps`` that this method's schedule keeps dense: what was asked, else a fifth.
-
-        The pack keeps none where the density falls, which shows in its first step.
-        """
+    def dense_steps(self, steps: int, falls: bool = False) -> int:
+        """First steps of ``steps`` that this method's schedule keeps dense: what was asked, else none where the density ``falls``, else a fifth."""
         asked = int(dict(self.settings).get("dense_first_steps", AUTOMATIC))
         if self.is_dense:
             return steps
         if asked != AUTOMATIC:
             return min(asked, steps)
-        return 0 if self.name == "few-step" else max(1, round(steps / 5))
+        return 0 if falls else max(1, round(steps / 5))

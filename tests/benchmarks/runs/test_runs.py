@@ -46,14 +46,13 @@ def test_methods_are_read_with_their_settings():
     spec = Spec.parse("against/balanced:density=0.15,dense_blocks=0+38-39")
     assert (spec.name, spec.against, spec.settings) == ("balanced", True, (("density", "0.15"), ("dense_blocks", "0,38-39")))
     schedules = {
-        "balanced": 4,
-        "few-step": 0,
-        "sol": 4,
-        "dense-cudnn": 20,
-        "fast:dense_first_steps=2": 2,
-        "few-step:dense_first_steps=1": 1,
+        "balanced": (4, 0),
+        "sol": (4, 0),
+        "dense-cudnn": (20, 20),
+        "fast:dense_first_steps=2": (2, 2),
+        "few-step:dense_first_steps=1": (1, 1),
     }
-    assert {text: Spec.parse(text).dense_steps(20) for text in schedules} == schedules
+    assert {text: tuple(Spec.parse(text).dense_steps(20, falls) for falls in (False, True)) for text in schedules} == schedules
     for wrong in ("sparse", "against/dense", "balanced:density"):
         with pytest.raises(ValueError):
             Spec.parse(wrong)
