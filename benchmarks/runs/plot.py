@@ -21,6 +21,7 @@ SERIES = {
     f"{AGAINST}balanced": ("balanced, before", "#7fb77e"),
     "quality": ("quality", "#a9c9ea"),
     "balanced": ("balanced", "#4a90d9"),
+    f"{AGAINST}fast": ("fast, before", "#3f7d3a"),
     "fast": ("fast", "#1d4f8c"),
     "few-step": ("few-step", "#8e6bbf"),
 }

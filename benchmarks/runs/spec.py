@@ -53,7 +53,10 @@ class Spec:
         return self.name in PRESETS
 
     def dense_steps(self, steps: int, falls: bool = False) -> int:
-        """First steps of ``steps`` that this method's schedule keeps dense: what was asked, else none where the density ``falls``, else a fifth."""
+        """First steps of ``steps`` that this method's schedule keeps dense.
+
+        As many as were asked for, else none where the density ``falls`` from the first step on, else a fifth.
+        """
         asked = int(dict(self.settings).get("dense_first_steps", AUTOMATIC))
         if self.is_dense:
             return steps
