@@ -8,6 +8,7 @@ import torch
 from fake_comfyui import HEADS, MODELS, Harness, qkv
 from svg_ear.kernels import HollowCall, HollowTensor, SequenceLayout, Settings, tuning
 from svg_ear.nodes.patch import override, preparation
+from svg_ear.nodes.patch.call import FLOAT32_RUNS_IN
 from svg_ear.nodes.patch.options import Options
 from svg_ear.nodes.patch.override import Patch
 from svg_ear.nodes.patch.preparation import Preparations, Prepared
@@ -222,6 +223,8 @@ def test_compiling_begins_where_the_node_runs(watched, monkeypatch):
     (expected,) = watched.asked
     assert expected.settings == Settings(density=0.2) and expected.memory_limit == 3 * 2**20 and prepared == [GPU]
     assert expected.inputs[0].dtype == torch.float16 and expected.inputs[0].shape[3] == 64
+    Patch(Options()).compile_early(patcher(dtype=torch.float32))
+    assert watched.asked[-1].inputs[0].dtype == FLOAT32_RUNS_IN
 
 
 @pytest.mark.parametrize(
