@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 
 from torch import Tensor
 
@@ -33,6 +34,16 @@ class ClusterState:
             self.signature = signature
         elif self.signature != signature:
             raise ValueError(f"this state belongs to calls of {self.signature}, not {signature}; use a new ClusterState")
+
+    def tensors(self) -> list[Tensor | None]:
+        """All that is kept, of one group of batch items after the other."""
+        return [getattr(kept, entry.name) for kept in self.items.values() for entry in fields(kept)]
+
+    def of(self, tensors: Sequence[Tensor | None]) -> ClusterState:
+        """The same state with other :meth:`tensors`."""
+        each = len(fields(KeptClusters))
+        kept = (KeptClusters(*tensors[first : first + each]) for first in range(0, len(tensors), each))
+        return replace(self, items=dict(zip(self.items, kept)))
 
     def nbytes(self) -> int:
         """Bytes of device memory held."""

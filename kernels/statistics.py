@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -37,6 +37,16 @@ class Measured:
         # Not a product, which is no number where an exact block has no finite error.
         errors = probe.errors.masked_fill(routing.exact, 0).sum(-1) if routing.skipped_errors is None else routing.skipped_errors
         return cls(routing.shares, groups.sizes, errors, probe.output_norms)
+
+    @classmethod
+    def all_of(cls, tensors: Sequence[Tensor]) -> list[Measured]:
+        """What :meth:`tensors` of several, one behind the other, are of."""
+        each = len(fields(cls))
+        return [cls(*tensors[first : first + each]) for first in range(0, len(tensors), each)]
+
+    def tensors(self) -> list[Tensor]:
+        """All that is kept."""
+        return [getattr(self, entry.name) for entry in fields(self)]
 
 
 def measure(parts: Sequence[Measured], batch: int, tokens: int) -> Statistics:

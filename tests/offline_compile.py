@@ -63,7 +63,7 @@ def _compile(case: Case) -> dict[str, int]:
     import triton
     from triton.compiler import ASTSource
 
-    kernel = getattr(importlib.import_module(case.module), case.kernel)
+    kernel = getattr(importlib.import_module(case.module), case.kernel).jitted
     options = {name: case.constexprs[name] for name in OPTIONS if name in case.constexprs}
     constants = {name: value for name, value in case.constexprs.items() if name not in options}
     signature, aligned = {}, {}

@@ -10,7 +10,11 @@ from .route import route, route_given
 from .summarize import summarize
 from .workspace import working_bytes
 
+# Whether calls that start from clusters do nothing but launch kernels, with the usual settings, and so can be repeated.
+LAUNCHES = False
+
 __all__ = [
+    "LAUNCHES",
     "attend",
     "attend_dense",
     "block_energies",

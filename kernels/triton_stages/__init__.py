@@ -12,7 +12,11 @@ from .split import split
 from .summarize import summarize
 from .workspace import working_bytes
 
+# Whether calls that start from clusters do nothing but launch kernels, with the usual settings, and so can be repeated.
+LAUNCHES = True
+
 __all__ = [
+    "LAUNCHES",
     "attend",
     "attend_dense",
     "block_energies",

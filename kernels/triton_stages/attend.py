@@ -11,11 +11,13 @@ from ..numerics import LOG2_E
 from ..settings import Settings
 from ..tuning import attend_tiles
 from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
+from .launches import Kernel
 from .route import GRANULE
 from .softmax import TO_BASE_2, softmax_step
 from .tiles import cut, cut_in_two
 
 
+@Kernel
 @triton.jit(
     do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "own_row"],
     do_not_specialize_on_alignment=["weights", "order", "tiles"],

@@ -11,6 +11,7 @@ from ..strides import readable
 from ..torch_stages.cluster import finite, sampled_positions
 from ..tuning import launched
 from ..types import Clusters
+from .launches import Kernel
 from .nearest import nearest_candidates, nearest_labels, points
 from .similarity import number_by_similarity
 from .sort import Sorted, sort_by_label
@@ -18,6 +19,7 @@ from .sort import Sorted, sort_by_label
 MEANS = launched(ROWS=16, STAGES=3, num_warps=2)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters"])
 def _means(
     x, x_batch, x_head, x_row,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..numerics import LOG2_E, ceil_div
 from ..tuning import attend_tiles, launched
+from .launches import Kernel
 from .softmax import softmax_step
 
 # Keys that one program sees: few queries alone would leave most of the GPU idle.
@@ -16,6 +17,7 @@ KEYS_AT_ONCE = 4096
 JOIN = launched(ROWS=16, num_warps=4)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["scale", "queries", "keys", "parts"])
 def _dense(
     q, q_head, q_row, k, k_head, k_row, v, v_head, v_row,
@@ -47,6 +49,7 @@ def _dense(
     tl.store(part_outputs + p_row[:, None] * D + o_d, b_acc, m_row[:, None])
 
 
+@Kernel
 @triton.jit(do_not_specialize=["queries", "parts"])
 def _join(
     part_outputs, part_peaks, part_sums, out, out_head, out_row,

@@ -11,6 +11,7 @@ from ..numerics import LOG2_E, ceil_div
 from ..strides import readable
 from ..tuning import launched
 from ..types import Conditioning
+from .launches import Kernel
 from .softmax import TO_BASE_2
 
 # Query rows of a program of the denominators; those of the energies have a block.
@@ -40,6 +41,7 @@ def _log_sums(
     return b_peak, b_sum
 
 
+@Kernel
 @triton.jit(do_not_specialize=["scale", "heads", "tokens", "extra"])
 def _denominators(
     q, q_batch, q_head, q_row,
@@ -65,6 +67,7 @@ def _denominators(
     tl.store(denominators + i_h * tokens + o_row, (b_peak + tl.log2(b_sum)) / TO_BASE_2, m_row)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["scale", "heads", "tokens", "blocks"])
 def _energies(
     q, q_batch, q_head, q_row,

@@ -1,20 +1,73 @@
-"""Which kernels some code launches, and compiling them without a launch."""
+"""Launching kernels; which kernels some code launches, and compiling them without a launch."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import triton
 from torch import Tensor
 from triton.runtime.jit import KernelInterface
 
 # Bytes of which Triton asks whether an address is a multiple.
 ALIGNMENT = 16
-# Recording takes the place of what all kernels are launched through, so one thread at a time may.
-_RECORDING = threading.Lock()
+# From this version on a compiled kernel takes all arguments, constexprs among them.
+TAKES_ALL = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
+
+# What a launch of a thread goes to instead of being made, with the kernel, its grid, arguments and options.
+_TAKEN_OVER: dict[int, Callable[[Kernel, tuple[int, ...], tuple, dict], None]] = {}
+
+
+class Kernel:
+    """What ``triton.jit`` made, launched as ``kernel[grid](*arguments, **options)``.
+
+    In the signature constexprs follow the other parameters; they are given as options.
+    """
+
+    def __init__(self, jitted: KernelInterface):
+        self.jitted = jitted
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return partial(self._launch, grid)
+
+    def launch(self, grid: tuple[int, ...], arguments: tuple, options: dict) -> Callable[..., None] | None:
+        """Launch, and return what launches the same again on the then current stream of the device.
+
+        It takes the arguments, addresses in the place of tensors, which are to be multiples of :data:`ALIGNMENT` where those of the
+        tensors are. None where Triton's interpreter runs the kernel, or a Triton that cannot.
+        """
+        compiled = self.jitted[grid](*arguments, **options)
+        if compiled is None or not TAKES_ALL:
+            return None
+        constants = [options[name] for name in self.jitted.arg_names[len(arguments) :]]
+        again = compiled[(*grid, 1, 1)[:3]]
+        return lambda *values: again(*values, *constants)
+
+    def _launch(self, grid: tuple[int, ...], *arguments, **options) -> None:
+        instead = _TAKEN_OVER.get(threading.get_ident())
+        if instead is None:
+            self.jitted[grid](*arguments, **options)
+        else:
+            instead(self, grid, arguments, options)
+
+
+@contextmanager
+def taken_over(instead: Callable[[Kernel, tuple[int, ...], tuple, dict], None]) -> Iterator[None]:
+    """Within the block hand this thread's launches to ``instead``. Those of other threads are as ever."""
+    thread = threading.get_ident()
+    before = _TAKEN_OVER.get(thread)
+    _TAKEN_OVER[thread] = instead
+    try:
+        yield
+    finally:
+        if before is None:
+            del _TAKEN_OVER[thread]
+        else:
+            _TAKEN_OVER[thread] = before
 
 
 @dataclass(frozen=True)
@@ -74,20 +127,11 @@ class Launch:
 
 @contextmanager
 def recorded_launches() -> Iterator[list[Launch]]:
-    """The launches of this thread within the block, of which none is made; each one once. Those of other threads are as ever."""
+    """The launches of this thread within the block, of which none is made; each one once."""
     found: dict[Launch, None] = {}
     launches: list[Launch] = []
-    thread, launching = threading.get_ident(), KernelInterface.__getitem__
-
-    def of_grid(kernel: KernelInterface, grid):
-        if threading.get_ident() != thread:
-            return launching(kernel, grid)
-        return lambda *arguments, **options: found.setdefault(Launch.of(kernel, arguments, options))
-
-    with _RECORDING:
-        KernelInterface.__getitem__ = of_grid
+    with taken_over(lambda kernel, grid, arguments, options: found.setdefault(Launch.of(kernel.jitted, arguments, options))):
         try:
             yield launches
         finally:
-            KernelInterface.__getitem__ = launching
             launches += found

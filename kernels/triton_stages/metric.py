@@ -10,10 +10,12 @@ from torch import Tensor
 from ..torch_stages.metric import KEY_WEIGHT
 from ..tuning import PRECISE, launched
 from ..types import Clusters
+from .launches import Kernel
 
 METRIC = launched(ROWS=32, num_warps=8, num_stages=1)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["clusters", "key_weight"])
 def _key_metric(
     centroids, sizes, metric,

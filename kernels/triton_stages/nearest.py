@@ -13,6 +13,7 @@ from ..counts import label_dtype
 from ..numerics import ceil_div
 from ..tuning import PRECISE, architecture, launched
 from ..types import Clusters
+from .launches import Kernel
 from .tables import table_size, table_warps
 from .tiles import cut, load_tile
 
@@ -47,6 +48,7 @@ class Points:
     count: int
 
 
+@Kernel
 @triton.jit(do_not_specialize=["clusters", "padded"])
 def _points(
     centroids, metric, relative, bias,
@@ -94,6 +96,7 @@ def _better(b_first, first_code, b_second, second_code):
     return tl.where(m_second, b_second, b_first), tl.where(m_second, second_code, first_code)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters", "padded"])
 def _nearest(
     x, x_batch, x_head, x_row,
@@ -138,6 +141,7 @@ def _nearest(
     tl.store(labels + i_h * tokens + o_n, tl.minimum(tl.min(tl.min(b_label, 2), 1), clusters - 1), m_n)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["clusters", "padded"])
 def _scores(
     last, relative, bias, scores,
@@ -159,6 +163,7 @@ def _scores(
     tl.store(scores + (i_h * clusters + o_r)[:, None] * clusters + o_c, b_s, m_r[:, None] & (o_c < clusters)[None, :])
 
 
+@Kernel
 @triton.jit(do_not_specialize=["clusters"])
 def _choose_candidates(scores, candidates, clusters, LOG_C: tl.constexpr, COUNT: tl.constexpr):
     """The COUNT places of the largest scores of one row, ascending; ties to the lower place."""
@@ -180,6 +185,7 @@ def _choose_candidates(scores, candidates, clusters, LOG_C: tl.constexpr, COUNT:
     tl.store(candidates + i_row * COUNT + tl.cumsum(m_chosen.to(tl.int32), 0) - 1, o_c, m_chosen)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters", "padded"])
 def _nearest_candidate(
     x, x_batch, x_head, x_row,

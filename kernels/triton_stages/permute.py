@@ -11,10 +11,12 @@ from ..numerics import ceil_div
 from ..strides import readable
 from ..tuning import launched
 from ..types import Clusters, SortedKeys
+from .launches import Kernel
 
 PERMUTE = launched(ROWS=32, num_warps=4)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["heads", "tokens"], do_not_specialize_on_alignment=["order"])
 def _permute(
     k, k_batch, k_head, k_row,

@@ -11,6 +11,7 @@ from ..numerics import LOG2_E, ceil_div
 from ..torch_stages.probe import probe_centroids
 from ..tuning import launched, probe_tiles
 from ..types import Conditioning, Probe, SortedKeys, Summaries, WeightedCentroids
+from .launches import Kernel
 from .softmax import TO_BASE_2, softmax_step
 from .tiles import cut, load_tile
 
@@ -22,6 +23,7 @@ DENOMINATORS = launched(GROUPS=16, CLUSTERS=64, num_warps=4, num_stages=2)
 RELATE = launched(GROUPS=32, CLUSTERS=32, num_warps=4, num_stages=1)
 
 
+@Kernel
 @triton.jit(
     do_not_specialize=["scale", "groups", "clusters", "keys", "tile_count", "clusters_at_once"],
     do_not_specialize_on_alignment=["norms", "dots", "tiles", "tile_bounds"],
@@ -93,6 +95,7 @@ def _probe(
                 tl.store(p_own, b_own.to(own_values.dtype.element_ty), m_row[:, None])
 
 
+@Kernel
 @triton.jit(
     do_not_specialize=["scale", "groups", "clusters", "extra"],
     do_not_specialize_on_alignment=["sizes", "log_denominators", "output_norms"],
@@ -146,6 +149,7 @@ def _denominators(
     tl.store(output_norms + i_h * groups + o_g, tl.sum(b_out * b_out, 1), m_g)
 
 
+@Kernel
 @triton.jit(
     do_not_specialize=["scale", "groups", "clusters"],
     do_not_specialize_on_alignment=["sizes", "log_denominators", "errors", "masses", "log_weights"],

@@ -13,6 +13,7 @@ from ..settings import Settings
 from ..torch_stages.route import fewest_half_keys, most_half_keys, priorities_and_budgets, ranks_by_mass
 from ..tuning import launched
 from ..types import Clusters, ExactRows, Probe, Routing
+from .launches import Kernel
 from .tables import table_size, table_warps
 
 # Rows of one entry of the list. Smaller granules waste less at the ends of runs and cost more index loads.
@@ -61,6 +62,7 @@ def _first_above(b_sorted, b_value, LOG_C: tl.constexpr, SLOTS: tl.constexpr):
     return i_c
 
 
+@Kernel
 @triton.jit(
     do_not_specialize=["clusters", "groups", "capacity", "budget", "floor", "tokens"],
     do_not_specialize_on_alignment=["priorities", "errors", "offsets", "shares", "skipped"],

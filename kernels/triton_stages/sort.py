@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..numerics import ceil_div
 from ..tuning import launched
+from .launches import Kernel
 from .tables import table_size
 
 # Tokens that one program counts, and sorts for itself to put them in their places; tiles whose counts it adds up at once.
@@ -35,6 +36,7 @@ class Sorted:
     sizes: Tensor
 
 
+@Kernel
 @triton.jit(do_not_specialize=["tokens", "tiles", "clusters"])
 def _count(
     labels, counts,
@@ -51,6 +53,7 @@ def _count(
     tl.store(counts + (i_h * tiles + i_tile) * clusters + o_c, b_count, o_c < clusters)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["tokens", "tiles", "clusters"])
 def _place(
     labels, counts, order, offsets, sizes,

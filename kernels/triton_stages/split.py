@@ -11,11 +11,13 @@ from ..counts import label_dtype
 from ..strides import readable
 from ..tuning import launched
 from ..types import Clusters
+from .launches import Kernel
 
 # Rows of one step, and clusters that a program looks at together.
 SPLIT = launched(ROWS=16, AT_ONCE=128, STAGES=3, num_warps=2)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["heads", "tokens", "clusters", "count", "largest"], do_not_specialize_on_alignment=["offsets"])
 def _split(
     x, x_batch, x_head, x_row,

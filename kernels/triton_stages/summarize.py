@@ -8,10 +8,12 @@ import triton.language as tl
 
 from ..tuning import launched
 from ..types import SortedKeys, Summaries
+from .launches import Kernel
 
 SUMMARIZE = launched(ROWS=32, STAGES=3, num_warps=4)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["tokens", "clusters"], do_not_specialize_on_alignment=["offsets", "norms", "dots"])
 def _summarize(
     v, offsets, means, log_sizes, norms, dots,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..tuning import launched
 from ..types import Clusters, parts
+from .launches import Kernel
 
 # Clusters, and tiles of a cluster, that one program looks at together.
 TILES_AT_ONCE = 128
@@ -73,6 +74,7 @@ def _store_tiles(table, i_tile, b_owner, b_start, b_stop, m):
     tl.store(p_tile + 2, b_stop, m)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["clusters", "tiles", "fewest"], do_not_specialize_on_alignment=["offsets"])
 def _cut(
     offsets, table, bounds, rest_table,

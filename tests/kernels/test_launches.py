@@ -75,7 +75,7 @@ def entry_kernels():
     kernels = {
         (name, kernel.fn.__name__): inspect.getsource(kernel.fn)
         for name in names
-        for kernel in vars(import_module(name)).values()
+        for kernel in (getattr(value, "jitted", value) for value in vars(import_module(name)).values())
         if isinstance(kernel, KernelInterface) and kernel.fn.__module__ == name
     }
     used = {node.id for text in kernels.values() for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
