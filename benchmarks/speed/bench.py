@@ -3,7 +3,7 @@
 python -m benchmarks.speed                   everything, about 200 s on an H200
 python -m benchmarks.speed --quick           one shape, one density
 python -m benchmarks.speed --compile-time    first call with an empty Triton cache, then other lengths
-python -m benchmarks.speed --host-time       milliseconds of the host for a warm call, and its kernels
+python -m benchmarks.speed --host-time       milliseconds of the host for a warm call, and its kernels; --against another checkout
 python -m benchmarks.speed --plot-only       the picture again, from the CSV
 
 Needs a CUDA GPU and requirements-bench.txt. Peers that are not installed are said and left out.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -58,8 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.write(options.results / results.file_name("speed_compile", device), [{**row, **origin} for row in rows])
             return report(compilation_bars(rows))
         if options.host_time:
-            rows = measure_enqueueing(settings, options.data[0], device, say)
-            results.write(options.results / results.file_name("speed_host", device), [{**row, **origin} for row in rows])
+            packages = {origin["commit"]: pack.load()}
+            if options.against:
+                packages[options.against.resolve().name] = pack.load(options.against.resolve(), "svg_ear_against")
+            kernels = {name: import_module(".kernels", package.__name__) for name, package in packages.items()}
+            rows = measure_enqueueing(kernels, dict(options.set), options.data[0], device, say)
+            results.write(
+                options.results / results.file_name("speed_host", device), [{**row, **origin, "commit": row["commit"]} for row in rows]
+            )
             return report(enqueueing_bars(rows))
         plan = Plan(settings, tuple(options.densities), options.rounds, options.milliseconds, tuple(options.skip), say)
         table = Table(options.results / results.file_name("speed", device), origin)
@@ -96,6 +103,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help="one round at one shape and density, where nothing else is asked for")
     add("--compile-time", action="store_true", help="measure the first call and new lengths instead, at the first shape")
     add("--host-time", action="store_true", help="measure what warm calls ask of the host instead, at the shapes of the models")
+    add("--against", type=Path, metavar="FOLDER", help="with --host-time, another checkout of the pack to measure in turn")
     add("--plot-only", type=Path, metavar="CSV", help="draw the picture from a CSV and stop")
     add("--results", type=Path, default=results.FOLDER, metavar="FOLDER", help="where the CSV goes")
     add("--docs", type=Path, default=DOCS, metavar="FOLDER", help="where the picture goes")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from statistics import median
+from types import ModuleType
 
 import torch
 from torch.autograd import DeviceType
 
-from .. import pack
 from .bars import HOST_MILLISECONDS, KERNELS, Bar
 from .inputs import Shape, make_inputs
-
-pack.load()
-from svg_ear.kernels import ClusterState, Settings, StageTimer, sparse_attention  # noqa: E402
 
 # Those of Wan 1.3B at 480p, 5B at 720p, 14B at 480p (alone and as both branches of guidance) and 720p, and of HunyuanVideo.
 CASES = (
@@ -28,15 +26,18 @@ CASES = (
 WARM_UP, CALLS = 4, 20
 
 
-def measure_enqueueing(settings: Settings, kind: str, device: torch.device, say: Callable[[str], None]) -> list[dict]:
-    """One row for each case. Calls are timed stage by stage, as in ComfyUI.
+def measure_enqueueing(
+    packages: dict[str, ModuleType], settings: dict, kind: str, device: torch.device, say: Callable[[str], None]
+) -> list[dict]:
+    """One row for each case and each of the ``packages``, the ``kernels`` of checkouts by their commits.
 
+    Calls are timed stage by stage, as in ComfyUI.
     ``host_ms`` is the median time until a call returns when the GPU was idle before it, ``busy_ms`` what its kernels take,
     ``call_ms`` what a call takes when many are made in a row.
     """
     rows = []
-    for batch, shape in CASES:
-        call = _warm_call(batch, shape, settings, kind, device)
+    for (batch, shape), (commit, package) in itertools.product(CASES, packages.items()):
+        call = _warm_call(package, batch, shape, settings, kind, device)
         waits = [_enqueue(call, device) * 1000 for _ in range(CALLS)]
         torch.cuda.synchronize(device)
         began = time.perf_counter()
@@ -58,6 +59,7 @@ def measure_enqueueing(settings: Settings, kind: str, device: torch.device, say:
                 "busy_ms": f"{sum(kernels) / 1000:.4g}",
                 "call_ms": f"{in_a_row:.4g}",
                 "extra_mib": f"{_extra_bytes(call, device) / 2**20:.4g}",
+                "commit": commit,
             }
         )
         say("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
@@ -67,22 +69,25 @@ def measure_enqueueing(settings: Settings, kind: str, device: torch.device, say:
 
 
 def enqueueing_bars(rows: list[dict]) -> list[Bar]:
-    """At every shape little time of the host, and few kernels."""
+    """At every shape little time of the host, and few kernels, of the first of the packages that were measured."""
     return [
         Bar(f"{row['shape']} x {row['batch']}: {what}", float(row[column]), limit, False)
         for row in rows
+        if row["commit"] == rows[0]["commit"]
         for what, column, limit in (("milliseconds of the host", "host_ms", HOST_MILLISECONDS), ("kernels", "kernels", KERNELS))
     ]
 
 
-def _warm_call(batch: int, shape: Shape, settings: Settings, kind: str, device: torch.device) -> Callable[[], object]:
+def _warm_call(package: ModuleType, batch: int, shape: Shape, settings: dict, kind: str, device: torch.device) -> Callable[[], object]:
     """A call on ``batch`` steps of the inputs at once, after those that compile and cluster for the first time."""
     inputs = make_inputs(shape, kind, device, steps=batch)
     tensors = (torch.cat(inputs.queries), torch.cat(inputs.keys), inputs.values.expand(batch, -1, -1, -1))
-    state, timer = ClusterState(), StageTimer()
+    state, timer = package.ClusterState(), package.StageTimer()
+    layout = package.SequenceLayout(shape.layout.video, shape.layout.conditioning)
+    how = package.Settings(**settings)
 
     def call() -> object:
-        return sparse_attention(*tensors, settings, layouts=shape.layout, state=state, timer=timer)
+        return package.sparse_attention(*tensors, how, layouts=layout, state=state, timer=timer)
 
     for _ in range(WARM_UP):
         call()

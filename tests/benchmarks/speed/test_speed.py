@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from svg_ear import kernels
 from svg_ear.kernels import ClusterState, RoutedHeads, Settings, sparse_attention, torch_stages
 from svg_ear.kernels.calibration import Profile
 from svg_ear.kernels.tuning import Tiles
@@ -340,12 +341,13 @@ def test_what_a_call_asks_of_the_host_is_measured(monkeypatch):
     monkeypatch.setattr(enqueue, "CALLS", 2)
     # Microseconds of each: torch without CUDA has no profiler for them.
     monkeypatch.setattr(enqueue, "_kernels", lambda call, device: [2.0, 3.0])
-    rows = enqueue.measure_enqueueing(Settings(), "structured", CPU, lambda text: None)
-    assert [row["batch"] for row in rows] == [1, 2]
+    both = {"new": kernels, "old": kernels}
+    rows = enqueue.measure_enqueueing(both, {"kmeans_first": 1}, "structured", CPU, lambda text: None)
+    assert [(row["batch"], row["commit"]) for row in rows] == [(1, "new"), (1, "old"), (2, "new"), (2, "old")]
     assert all(float(row["host_ms"]) >= float(row["least_host_ms"]) > 0 for row in rows)
-    assert [(row["kernels"], row["busy_ms"]) for row in rows] == [(2, "0.005")] * 2
+    assert [(row["kernels"], row["busy_ms"]) for row in rows] == [(2, "0.005")] * 4
     rows[0] |= {"host_ms": "3.01", "kernels": 91}
-    rows[1] |= {"host_ms": "2.9"}
+    rows[2] |= {"host_ms": "2.9"}
     assert [bar.passed for bar in enqueue.enqueueing_bars(rows)] == [False, False, True, True]
 
 
