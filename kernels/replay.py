@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,11 +13,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .numerics import ceil_div
+
 if TYPE_CHECKING:
     from .triton_stages.launches import Kernel
 
 # Bytes of which Triton asks whether an address is a multiple.
 ALIGNMENT = 16
+# Pieces of memory begin at multiples of so many bytes, as those of PyTorch's allocator do.
+ROUND = 512
 # A length has one for each share of exact pairs, and for each way in which its tensors lie in memory.
 MOST_RECORDINGS = 200
 # None for a computation that does more than launch kernels.
@@ -75,39 +79,6 @@ def _kinds(tensors: Sequence[Tensor | None]) -> list[tuple]:
     ]
 
 
-class _Memory:
-    """Pieces of memory by number, those of the inputs first: a tensor that lies in each, None where none does now, and its address."""
-
-    def __init__(self, tensors: Sequence[Tensor | None], pieces: int):
-        more = [None] * (pieces - len(tensors))
-        self.tensors = [*tensors, *more]
-        self.addresses = [0 if tensor is None else _start(tensor) for tensor in tensors] + more
-        self.device = tensors[0].device
-
-
-@dataclass(frozen=True)
-class _Allocation:
-    """A new piece of memory for so many elements."""
-
-    piece: int
-    elements: int
-    dtype: torch.dtype
-
-    def __call__(self, memory: _Memory, done: Done) -> None:
-        tensor = memory.tensors[self.piece] = torch.empty(self.elements, dtype=self.dtype, device=memory.device)
-        memory.addresses[self.piece] = tensor.data_ptr()
-
-
-@dataclass(frozen=True)
-class _Release:
-    """The end of a piece of memory."""
-
-    piece: int
-
-    def __call__(self, memory: _Memory, done: Done) -> None:
-        memory.tensors[self.piece] = None
-
-
 @dataclass(frozen=True)
 class _Relaunch:
     """A launch.
@@ -122,10 +93,10 @@ class _Relaunch:
     arguments: list
     addresses: list[tuple[int, int, int]]
 
-    def __call__(self, memory: _Memory, done: Done) -> None:
+    def __call__(self, starts: dict[int, int], done: Done) -> None:
         arguments = self.arguments.copy()
         for place, piece, offset in self.addresses:
-            arguments[place] = memory.addresses[piece] + offset
+            arguments[place] = starts[piece] + offset
         self.launch(*arguments)
 
 
@@ -135,7 +106,7 @@ class _StageEnd:
 
     name: str
 
-    def __call__(self, memory: _Memory, done: Done) -> None:
+    def __call__(self, starts: dict[int, int], done: Done) -> None:
         done(self.name)
 
 
@@ -148,24 +119,37 @@ class _Result:
     stride: tuple[int, ...]
     offset: int
 
-    def of(self, memory: _Memory) -> Tensor:
-        return memory.tensors[self.piece].as_strided(self.shape, self.stride, self.offset)
-
 
 @dataclass(frozen=True)
 class Recording:
-    """What a computation does, in order, and its results."""
+    """What a computation does. Pieces of memory have numbers, those of the inputs first.
 
-    actions: list[_Allocation | _Release | _Relaunch | _StageEnd]
+    Attributes:
+        actions: in order; called with the address of each piece.
+        results: None where there is none.
+        kept: elements and their dtype of the pieces that results lie in, but for inputs.
+        temporary: where in one more piece those lie that nothing is left of.
+        nbytes: size of that.
+    """
+
+    actions: list[_Relaunch | _StageEnd]
     results: list[_Result | None]
-    pieces: int
+    kept: dict[int, tuple[int, torch.dtype]]
+    temporary: dict[int, int]
+    nbytes: int
 
     def play(self, tensors: Sequence[Tensor | None], done: Done) -> list[Tensor | None]:
         """Do the same for other tensors of the same kinds."""
-        memory = _Memory(tensors, self.pieces)
+        device = tensors[0].device
+        pieces = {piece: tensor for piece, tensor in enumerate(tensors) if tensor is not None}
+        pieces |= {piece: torch.empty(elements, dtype=dtype, device=device) for piece, (elements, dtype) in self.kept.items()}
+        starts = {piece: _start(tensor) for piece, tensor in pieces.items()}
+        shared = torch.empty(self.nbytes, dtype=torch.uint8, device=device)
+        shared_start = shared.data_ptr()
+        starts |= {piece: shared_start + offset for piece, offset in self.temporary.items()}
         for action in self.actions:
-            action(memory, done)
-        return [result and result.of(memory) for result in self.results]
+            action(starts, done)
+        return [result and pieces[result.piece].as_strided(result.shape, result.stride, result.offset) for result in self.results]
 
 
 def _record(compute: Computation, tensors: Sequence[Tensor | None], done: Done) -> tuple[list[Tensor | None], Recording | None]:
@@ -188,12 +172,34 @@ class _Piece:
     """Memory that a recorded computation has.
 
     Attributes:
-        dtype: of its elements.
-        last_use: the last action that needs it; None where it is needed to the end.
+        elements, dtype: what it was allocated for.
+        uses: the first and the last action that needs it; None for one that nothing has used.
+        stays: whether it is an input's, or a result lies in it.
     """
 
+    elements: int
     dtype: torch.dtype
-    last_use: int | None
+    uses: tuple[int, int] | None = None
+    stays: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return ceil_div(self.elements * self.dtype.itemsize, ROUND) * ROUND
+
+
+def _arranged(pieces: dict[int, _Piece]) -> tuple[dict[int, int], int]:
+    """Where ``pieces`` lie in one, so that those that are needed at the same time do not overlap, and the size of that one."""
+    offsets: dict[int, int] = {}
+    for number, piece in sorted(pieces.items(), key=lambda item: -item[1].nbytes):
+        first, last = piece.uses
+        meanwhile = [other for other in offsets if pieces[other].uses[0] <= last and first <= pieces[other].uses[1]]
+        offset = 0
+        for other in sorted(meanwhile, key=offsets.get):
+            if offset + piece.nbytes <= offsets[other]:
+                break
+            offset = max(offset, offsets[other] + pieces[other].nbytes)
+        offsets[number] = offset
+    return offsets, max((offset + pieces[number].nbytes for number, offset in offsets.items()), default=0)
 
 
 class _Recorder(TorchDispatchMode):
@@ -201,10 +207,11 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, tensors: Sequence[Tensor | None]):
         super().__init__()
-        self.actions: list[_Allocation | _Relaunch | _StageEnd] = []
+        self.actions: list[_Relaunch | _StageEnd] = []
         self._is_complete = True
         self._launches = False
-        self._pieces = [_Piece(torch.uint8 if tensor is None else tensor.dtype, None) for tensor in tensors]
+        self._inputs = len(tensors)
+        self._pieces = [_Piece(0, torch.uint8 if tensor is None else tensor.dtype, stays=True) for tensor in tensors]
         # The latest at each address, where one took the place of another. The first of inputs that share memory.
         self._places = {_start(tensor): piece for piece, tensor in reversed(list(enumerate(tensors))) if tensor is not None}
 
@@ -243,19 +250,15 @@ class _Recorder(TorchDispatchMode):
         results = [None if tensor is None else self._result(tensor) for tensor in found]
         if not self._is_complete:
             return None
-        releases = defaultdict(list)
-        for number, piece in enumerate(self._pieces):
-            if piece.last_use is not None:
-                releases[piece.last_use].append(_Release(number))
-        actions = [one for place, action in enumerate(self.actions) for one in (action, *releases[place])]
-        return Recording(actions, results, len(self._pieces))
+        pieces = {number: piece for number, piece in enumerate(self._pieces) if number >= self._inputs}
+        kept = {number: (piece.elements, piece.dtype) for number, piece in pieces.items() if piece.stays}
+        temporary, nbytes = _arranged({number: piece for number, piece in pieces.items() if piece.uses and not piece.stays})
+        return Recording(self.actions, results, kept, temporary, nbytes)
 
     def _allocate(self, tensor: Tensor) -> None:
-        if not tensor.numel():
-            return
-        self._places[tensor.data_ptr()] = len(self._pieces)
-        self.actions.append(_Allocation(len(self._pieces), tensor.untyped_storage().nbytes() // tensor.itemsize, tensor.dtype))
-        self._pieces.append(_Piece(tensor.dtype, len(self.actions) - 1))
+        if tensor.numel():
+            self._places[tensor.data_ptr()] = len(self._pieces)
+            self._pieces.append(_Piece(tensor.untyped_storage().nbytes() // tensor.itemsize, tensor.dtype))
 
     def _use(self, tensor: Tensor) -> int:
         """The piece that ``tensor`` lies in, which the next action needs."""
@@ -263,12 +266,12 @@ class _Recorder(TorchDispatchMode):
         if number is None:
             self._is_complete = False
             return 0
-        if self._pieces[number].last_use is not None:
-            self._pieces[number].last_use = len(self.actions)
+        piece, action = self._pieces[number], len(self.actions)
+        piece.uses = (piece.uses[0] if piece.uses else action, action)
         return number
 
     def _result(self, tensor: Tensor) -> _Result:
         number = self._use(tensor)
-        self._pieces[number].last_use = None
+        self._pieces[number].stays = True
         self._is_complete &= tensor.dtype == self._pieces[number].dtype
         return _Result(number, tensor.shape, tensor.stride(), tensor.storage_offset())
