@@ -87,8 +87,7 @@ def sparse_attention(
     state.begin((*q.shape, tokens, *map(len, together), q.dtype, q.device, stages.__name__), settings)
     step = heads_at_once(q, tokens, settings, memory_limit, stages)
     call = _Call(stages, settings, blocks, scale, layouts, owners, together, step, done)
-    # A first call does more than launch kernels, and so do those with blocks; who observes sees tensors that a repetition never cuts.
-    repeats = stages.LAUNCHES and type(q) is Tensor and state.items and blocks is None and observe is None
+    repeats = observe is None and call.only_launches(q, state)
     output, measured = call.repeated(q, k, v, state) if repeats else call.run(q, k, v, state, observe)
     state.calls += 1
     return AttentionResult(output, measure(measured, batch, tokens))
@@ -154,6 +153,12 @@ class _Call:
                 if observe is not None:
                     observe(routed)
         return output, list(itertools.chain(*measured.values()))
+
+    def only_launches(self, q: Tensor, state: ClusterState) -> bool:
+        """Whether the call may do nothing but launch kernels; a first one does more, and so does one with blocks."""
+        # Stages that are no module look at what they hand on, and tensors of another class may have no data.
+        launches = isinstance(self.stages, ModuleType) and self.stages.LAUNCHES
+        return launches and type(q) is Tensor and bool(state.items) and self.blocks is None
 
     def repeated(self, q: Tensor, k: Tensor, v: Tensor, state: ClusterState) -> tuple[Tensor, list[Measured]]:
         """What :meth:`run` gives, by the launches of an earlier call that was alike."""

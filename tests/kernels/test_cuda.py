@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +16,10 @@ from svg_ear.kernels.hollow import HollowCall
 from svg_ear.kernels.timing import PENDING_CALLS
 
 from benchmarks.speed.measure import compilations
+
+if torch.cuda.is_available():
+    from svg_ear.kernels import replay, triton_stages
+    from svg_ear.kernels.triton_stages.launches import Kernel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 LAYOUT = SequenceLayout(range(7, 1500), (range(0, 5), range(1500, 1511)))
@@ -123,6 +128,36 @@ def test_nothing_waits_for_the_gpu():
             sparse_attention(*inputs, layouts=LAYOUT, state=state)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("owners", [None, [0, 0]])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_calls_that_repeat_launches_give_the_same_bits(dtype, owners):
+    """On streams of their own, too, and in no more memory."""
+    replay._RECORDINGS.clear()
+    layout = SequenceLayout(range(40, 5000), (range(40),))
+    steps = [[tensor.cuda() for tensor in clustered(5000, batch=2, heads=3, dim=128, dtype=dtype, seed=seed)] for seed in range(4)]
+    found, peaks, launch = ([], []), ([], []), Kernel.launch
+    for repeats in (False, True):
+        state = ClusterState()
+        for number, step in enumerate(steps):
+            stream = torch.cuda.Stream()
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            with (
+                patch.object(triton_stages, "LAUNCHES", repeats),
+                patch.object(Kernel, "launch", autospec=True, side_effect=launch) as launched,
+                torch.cuda.stream(stream),
+            ):
+                options = {"layouts": layout, "owners": owners, "state": state, "memory_limit": 2**26}
+                result = sparse_attention(*step, Settings(density=0.2), **options)
+            torch.cuda.synchronize()
+            assert launched.called == (repeats and number == 1)
+            peaks[repeats].append(torch.cuda.max_memory_allocated() - before)
+            found[repeats].append([result.output, *vars(result.statistics).values(), *state.tensors()])
+    assert all(torch.equal(*pair) for calls in zip(*found) for pair in zip(*calls))
+    assert peaks[True][-1] < 1.1 * peaks[False][-1]
 
 
 @pytest.mark.parametrize("batch", [1, 2])
