@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from statistics import median
 from types import ModuleType
 
 import torch
+from torch import Tensor
 from torch.autograd import DeviceType
 
 from .bars import HOST_MILLISECONDS, KERNELS, Bar
 from .inputs import Shape, make_inputs
 
-# Those of Wan 1.3B at 480p, 5B at 720p, 14B at 480p (alone and as both branches of guidance) and 720p, and of HunyuanVideo.
+# Those of Wan 1.3B at 480p, 5B at 720p, 14B at 480p (alone and as both branches of guidance, clustered for each and for both) and 720p, and
+# of HunyuanVideo; for each batch item the one whose clusters it takes.
 CASES = (
-    (1, Shape("wan-1.3b-480p", 12, (21, 30, 52))),
-    (1, Shape("wan-5b-720p", 24, (31, 22, 40))),
-    (1, Shape("wan-480p", 40, (21, 30, 52))),
-    (2, Shape("wan-480p", 40, (21, 30, 52))),
-    (1, Shape("wan-720p", 40, (21, 45, 80))),
-    (1, Shape("hunyuan-720p", 24, (33, 45, 80), conditioning=256, heads_first=True)),
+    ((0,), Shape("wan-1.3b-480p", 12, (21, 30, 52))),
+    ((0,), Shape("wan-5b-720p", 24, (31, 22, 40))),
+    ((0,), Shape("wan-480p", 40, (21, 30, 52))),
+    ((0, 1), Shape("wan-480p", 40, (21, 30, 52))),
+    ((0, 0), Shape("wan-480p", 40, (21, 30, 52))),
+    ((0,), Shape("wan-720p", 40, (21, 45, 80))),
+    ((0,), Shape("hunyuan-720p", 24, (33, 45, 80), conditioning=256, heads_first=True)),
 )
 WARM_UP, CALLS = 4, 20
 
@@ -36,58 +38,69 @@ def measure_enqueueing(
     ``call_ms`` what a call takes when many are made in a row.
     """
     rows = []
-    for (batch, shape), (commit, package) in itertools.product(CASES, packages.items()):
-        call = _warm_call(package, batch, shape, settings, kind, device)
-        waits = [_enqueue(call, device) * 1000 for _ in range(CALLS)]
-        torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        torch.cuda.synchronize(device)
-        in_a_row = (time.perf_counter() - began) * 1000 / CALLS
-        kernels = _kernels(call, device)
-        rows.append(
-            {
-                "shape": shape.name,
-                "batch": batch,
-                "heads": shape.heads,
-                "tokens": shape.tokens,
-                "conditioning": shape.conditioning,
-                "host_ms": f"{median(waits):.3g}",
-                "least_host_ms": f"{min(waits):.3g}",
-                "kernels": len(kernels),
-                "busy_ms": f"{sum(kernels) / 1000:.4g}",
-                "call_ms": f"{in_a_row:.4g}",
-                "extra_mib": f"{_extra_bytes(call, device) / 2**20:.4g}",
-                "commit": commit,
-            }
-        )
-        say("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
-        # Before the inputs of the next case are made.
-        del call
+    for owners, shape in CASES:
+        # As many steps at once as the batch has items.
+        inputs = make_inputs(shape, kind, device, steps=len(owners))
+        tensors = (torch.cat(inputs.queries), torch.cat(inputs.keys), inputs.values.expand(len(owners), -1, -1, -1))
+        for commit, package in packages.items():
+            call = _warm_call(package, tensors, shape, owners, settings)
+            rows.append(_measured(call, shape, owners, commit, device, say))
+        # Before those of the next case are made.
+        del inputs, tensors, call
     return rows
+
+
+def _measured(
+    call: Callable[[], object], shape: Shape, owners: tuple[int, ...], commit: str, device: torch.device, say: Callable[[str], None]
+) -> dict:
+    """The row of one warm call."""
+    waits = [_enqueue(call, device) * 1000 for _ in range(CALLS)]
+    torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    torch.cuda.synchronize(device)
+    in_a_row = (time.perf_counter() - began) * 1000 / CALLS
+    kernels = _kernels(call, device)
+    row = {
+        "shape": shape.name,
+        "batch": len(owners),
+        "clustered": len(set(owners)),
+        "heads": shape.heads,
+        "tokens": shape.tokens,
+        "conditioning": shape.conditioning,
+        "host_ms": f"{median(waits):.3g}",
+        "least_host_ms": f"{min(waits):.3g}",
+        "kernels": len(kernels),
+        "busy_ms": f"{sum(kernels) / 1000:.4g}",
+        "call_ms": f"{in_a_row:.4g}",
+        "extra_mib": f"{_extra_bytes(call, device) / 2**20:.4g}",
+        "commit": commit,
+    }
+    say("  ".join(f"{name} {value}" for name, value in row.items()))
+    return row
 
 
 def enqueueing_bars(rows: list[dict]) -> list[Bar]:
     """At every shape little time of the host, and few kernels, of the first of the packages that were measured."""
     return [
-        Bar(f"{row['shape']} x {row['batch']}: {what}", float(row[column]), limit, False)
+        Bar(f"{row['shape']} x {row['batch']}, {row['clustered']} clustered: {what}", float(row[column]), limit, False)
         for row in rows
         if row["commit"] == rows[0]["commit"]
         for what, column, limit in (("milliseconds of the host", "host_ms", HOST_MILLISECONDS), ("kernels", "kernels", KERNELS))
     ]
 
 
-def _warm_call(package: ModuleType, batch: int, shape: Shape, settings: dict, kind: str, device: torch.device) -> Callable[[], object]:
-    """A call on ``batch`` steps of the inputs at once, after those that compile and cluster for the first time."""
-    inputs = make_inputs(shape, kind, device, steps=batch)
-    tensors = (torch.cat(inputs.queries), torch.cat(inputs.keys), inputs.values.expand(batch, -1, -1, -1))
+def _warm_call(
+    package: ModuleType, tensors: tuple[Tensor, Tensor, Tensor], shape: Shape, owners: tuple[int, ...], settings: dict
+) -> Callable[[], object]:
+    """A call with these q, k, v, after those that compile and cluster for the first time."""
     state, timer = package.ClusterState(), package.StageTimer()
     layout = package.SequenceLayout(shape.layout.video, shape.layout.conditioning)
     how = package.Settings(**settings)
 
     def call() -> object:
-        return package.sparse_attention(*tensors, how, layouts=layout, state=state, timer=timer)
+        return package.sparse_attention(*tensors, how, layouts=layout, state=state, owners=owners, timer=timer)
 
     for _ in range(WARM_UP):
         call()

@@ -337,13 +337,13 @@ def test_what_a_call_asks_of_the_host_is_measured(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda device: None)
     for name in ("memory_allocated", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda device: 0)
-    monkeypatch.setattr(enqueue, "CASES", ((1, SMALL), (2, SMALL)))
+    monkeypatch.setattr(enqueue, "CASES", (((0,), SMALL), ((0, 0), SMALL)))
     monkeypatch.setattr(enqueue, "CALLS", 2)
     # Microseconds of each: torch without CUDA has no profiler for them.
     monkeypatch.setattr(enqueue, "_kernels", lambda call, device: [2.0, 3.0])
     both = {"new": kernels, "old": kernels}
     rows = enqueue.measure_enqueueing(both, {"kmeans_first": 1}, "structured", CPU, lambda text: None)
-    assert [(row["batch"], row["commit"]) for row in rows] == [(1, "new"), (1, "old"), (2, "new"), (2, "old")]
+    assert [(row["batch"], row["clustered"], row["commit"]) for row in rows] == [(b, 1, name) for b in (1, 2) for name in both]
     assert all(float(row["host_ms"]) >= float(row["least_host_ms"]) > 0 for row in rows)
     assert [(row["kernels"], row["busy_ms"]) for row in rows] == [(2, "0.005")] * 4
     rows[0] |= {"host_ms": "3.01", "kernels": 91}
