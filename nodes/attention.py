@@ -7,12 +7,9 @@ from functools import partial
 from comfy_api.latest import io
 
 from .inputs import RecordingType, ScheduleType, SettingsType, Widgets, refuse_unknown
-from .patch.compiled import uncompiled
-from .patch.identity import layer_count, require_model
 from .patch.options import AUTOMATIC, CUSTOM, PRESETS, Options, RecordingOptions, ScheduleOptions
 from .patch.override import Patch
-from .patch.patching import patched, tell
-from .recording.record import ATTACHMENT
+from .patch.patching import recorded, tell
 from .recording.selection import Selection
 
 TOOLTIPS = {
@@ -57,12 +54,46 @@ TOOLTIPS = {
 }
 
 
+def option_inputs() -> list:
+    """The inputs that say how attention runs, for every node that makes it sparse."""
+    widgets = Widgets(Options, TOOLTIPS)
+    return [
+        widgets.choice("preset", (*PRESETS, CUSTOM)),
+        widgets.share("density"),
+        widgets.count("dense_first_steps", -1, 10000),
+        widgets.text("dense_blocks"),
+        widgets.count("min_tokens", AUTOMATIC, 1048576),
+        widgets.count("memory_limit_mb", 0, 1048576),
+        widgets.switch("strict"),
+        widgets.share("warm_up_density", -1.0),
+        SettingsType.Input("settings", optional=True, tooltip=TOOLTIPS["settings"]),
+        ScheduleType.Input("schedule", optional=True, tooltip=TOOLTIPS["schedule"]),
+        RecordingType.Input("recording", optional=True, tooltip=TOOLTIPS["recording"]),
+    ]
+
+
+def options_of(node: type[io.ComfyNode], settings=None, schedule=None, recording=None, **widgets) -> Options:
+    """The options of a node with :func:`option_inputs`. Raises ValueError for inputs that it does not have, or values it does not take."""
+    refuse_unknown(node, widgets)
+    return Options(**widgets, custom=settings, schedule=schedule or ScheduleOptions(), recording=recording or RecordingOptions())
+
+
+def refused_blocks(dense_blocks: str | None) -> bool | str:
+    """What ComfyUI's check of the inputs says of ``dense_blocks``; a value that comes over a link is None, and checked later."""
+    if dense_blocks is None:
+        return True
+    try:
+        Selection.parse(dense_blocks, "dense_blocks")
+    except ValueError as error:
+        return str(error)
+    return True
+
+
 class SVGEARAttention(io.ComfyNode):
     """Patches a MODEL so that its video self-attention runs sparse."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        widgets = Widgets(Options, TOOLTIPS)
         return io.Schema(
             node_id="SVGEARAttention",
             display_name="SVG-EAR Sparse Attention",
@@ -76,17 +107,7 @@ class SVGEARAttention(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model", tooltip=TOOLTIPS["model"]),
-                widgets.choice("preset", (*PRESETS, CUSTOM)),
-                widgets.share("density"),
-                widgets.count("dense_first_steps", -1, 10000),
-                widgets.text("dense_blocks"),
-                widgets.count("min_tokens", AUTOMATIC, 1048576),
-                widgets.count("memory_limit_mb", 0, 1048576),
-                widgets.switch("strict"),
-                widgets.share("warm_up_density", -1.0),
-                SettingsType.Input("settings", optional=True, tooltip=TOOLTIPS["settings"]),
-                ScheduleType.Input("schedule", optional=True, tooltip=TOOLTIPS["schedule"]),
-                RecordingType.Input("recording", optional=True, tooltip=TOOLTIPS["recording"]),
+                *option_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with sparse attention.")],
             hidden=[io.Hidden.unique_id],
@@ -95,27 +116,11 @@ class SVGEARAttention(io.ComfyNode):
     # ComfyUI shows what is returned at every input that is named here, so that one is; its own checks see to the others.
     @classmethod
     def validate_inputs(cls, dense_blocks=Options.dense_blocks) -> bool | str:
-        # A value that comes over a link is not known yet; execute checks it.
-        if dense_blocks is None:
-            return True
-        try:
-            Selection.parse(dense_blocks, "dense_blocks")
-        except ValueError as error:
-            return str(error)
-        return True
+        return refused_blocks(dense_blocks)
 
     @classmethod
-    def execute(cls, model, settings=None, schedule=None, recording=None, **widgets) -> io.NodeOutput:
-        refuse_unknown(cls, widgets)
-        options = Options(**widgets, custom=settings, schedule=schedule or ScheduleOptions(), recording=recording or RecordingOptions())
-        diffusion_model = uncompiled(model.model.diffusion_model)
-        layers = layer_count(diffusion_model)
-        if layers is not None:
-            options.require_layers(layers)
-        if options.profile is not None:
-            require_model(options.profile, diffusion_model)
-        patch = Patch(options, partial(tell, cls.hidden.unique_id))
+    def execute(cls, model, **inputs) -> io.NodeOutput:
+        patch = Patch(options_of(cls, **inputs), partial(tell, cls.hidden.unique_id))
+        sparse = recorded(model, patch)
         patch.compile_early(model)
-        model = patched(model, patch)
-        model.set_attachments(ATTACHMENT, patch.recorder)
-        return io.NodeOutput(model)
+        return io.NodeOutput(sparse)

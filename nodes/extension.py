@@ -8,6 +8,8 @@ from .compare import SVGEARCompare
 from .custom_settings import SVGEARCustomSettings
 from .gpu_check import SVGEARGPUCheck
 from .load_calibration import SVGEARLoadCalibration
+from .raylight import SVGEARRaylight
+from .raylight_report import SVGEARRaylightReport
 from .record import SVGEARRecord
 from .report import SVGEARReport
 from .routed_blocks import SVGEARRoutedBlocks
@@ -31,4 +33,6 @@ class SVGEARExtension(ComfyExtension):
             SVGEARSaveCalibration,
             SVGEARLoadCalibration,
             SVGEARGPUCheck,
+            SVGEARRaylight,
+            SVGEARRaylightReport,
         ]

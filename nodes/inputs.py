@@ -10,6 +10,8 @@ SettingsType = io.Custom("SVG_EAR_SETTINGS")
 ScheduleType = io.Custom("SVG_EAR_SCHEDULE")
 # From SVG-EAR Record.
 RecordingType = io.Custom("SVG_EAR_RECORDING")
+# raylight's own.
+RayActorsType = io.Custom("RAY_ACTORS")
 
 
 class Widgets:
@@ -45,3 +47,11 @@ def refuse_unknown(node: type[io.ComfyNode], given: dict) -> None:
     for name in given:
         if name not in names:
             raise ValueError(f"{schema.display_name} has no input {name}: disconnect it; its inputs are {', '.join(names)}")
+
+
+def require_actors(ray_actors, missing: str | None) -> None:
+    """Raise RuntimeError where raylight cannot be used because of what is ``missing``, ValueError where its workers are not connected."""
+    if missing is not None:
+        raise RuntimeError(missing)
+    if ray_actors is None:
+        raise ValueError("nothing is connected to ray_actors: connect the loader or the sampler of raylight")

@@ -78,6 +78,16 @@ UNKNOWN_TOKENS = Reason(
     "The sequence does not fit the size of the video, so the video tokens in it cannot be told from the others.",
     "Remove nodes that add tokens to the sequence or cut it (key frames, guides).",
 )
+REPEATED_TOKENS = Reason(
+    "repeated-tokens",
+    "The sequence that the GPUs share is longer than the video and its padding: every GPU repeats tokens of its own, such as references.",
+    "Remove the reference latent or the pose, or run this model on one GPU.",
+)
+RING_ATTENTION = Reason(
+    "ring-attention",
+    "With a ring degree above 1 a GPU has a part of the keys at a time, and SVG-EAR needs all tokens of a head.",
+    "Set ring_degree to 1 and ulysses_degree to the number of GPUs.",
+)
 PARTIAL_QUERIES = Reason(
     "partial-queries",
     "The queries are a part of the video and the keys are more than that, as in attention frame by frame or with weak guides.",
@@ -86,7 +96,8 @@ PARTIAL_QUERIES = Reason(
 NEVER_ASKED = Reason(
     "never-asked",
     "The model ran without asking for its attention.",
-    "Use a stock sampler and the model's own attention: some samplers and models bring attention that no node can replace.",
+    "Use a stock sampler and the model's own attention: some samplers and models bring attention that no node can replace. With raylight "
+    "use SVG-EAR for raylight.",
 )
 COMPILED_WITHOUT = Reason(
     "compiled-without",

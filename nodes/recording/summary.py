@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 from .reasons import CROSS_ATTENTION, FULL_PRECISION, OTHER_STREAM, SHORT_SEQUENCE, TOKEN_REFINER, Reason
 from .record import Found, RunRecord
 from .words import Joined, Text, counted, duration
@@ -70,14 +73,31 @@ def report(found: Found) -> str:
     return Joined("\n", lines)
 
 
+def report_of_workers(found: Sequence[Found]) -> str:
+    """What was found of a run in several workers, each with some of the heads: the first in full, the others in a line."""
+    if not any(each.run for each in found):
+        return Text(
+            "No run recorded: put SVG-EAR for raylight between the loader and the sampler of raylight, and connect the ray_actors and the "
+            "latent of that sampler to this node."
+        )
+    lines = [report(found[0])]
+    for number, other in enumerate(found[1:], start=1):
+        lines.append(Text("GPU {number}: {text}", number=number, text=headline(other.run) if other.run else nothing_recorded(other)))
+        lines += [Text("GPU {number}: {text}", number=number, text=warned(text)) for text in (other.run.warnings if other.run else ())]
+    return Joined("\n", lines)
+
+
 def nothing_recorded(found: Found) -> str:
     """Why there is no run at all."""
     if found.taken_over_by:
         return _sentences(Text("No run recorded."), _taken_over(found))
     if found.is_patched:
-        return Text(
-            "No run recorded: no sampler has used this MODEL since its SVG-EAR Sparse Attention ran. Connect the sampler to it as well, "
-            "or this node to the MODEL that the sampler uses."
+        return _sentences(
+            Text(
+                "No run recorded: no sampler has used this MODEL since its SVG-EAR Sparse Attention ran. Connect the sampler to it as well, "
+                "or this node to the MODEL that the sampler uses."
+            ),
+            _raylight(),
         )
     return Text(
         "No run recorded: connect the MODEL output of SVG-EAR Sparse Attention (or a node behind it), "
@@ -98,6 +118,16 @@ def warned(text: str) -> Text:
 
 def _sentences(*texts: str) -> Joined:
     return Joined(" ", filter(None, texts))
+
+
+def _raylight() -> str:
+    """What to say where ComfyUI has raylight, whose samplers take no MODEL."""
+    if "raylight" not in sys.modules:
+        return ""
+    return Text(
+        "The samplers of raylight use no MODEL and never ask its attention override: for them there are SVG-EAR for raylight and "
+        "SVG-EAR Report for raylight."
+    )
 
 
 def _taken_over(found: Found) -> str:
