@@ -136,9 +136,7 @@ class WanTransformer(nn.Module):
     def __init__(self, dim=256, layers=8, ffn_dim=1024, channels=16, text_dim=4096):
         super().__init__()
         self.patch_embedding = nn.Conv3d(channels, dim, kernel_size=PATCH, stride=PATCH)
-        self.text_embedding = nn.Sequential(
-            nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
-        )
+        self.text_embedding = nn.Sequential(nn.Linear(text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(nn.Linear(FREQUENCY_DIM, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(dim, ffn_dim) for _ in range(layers))

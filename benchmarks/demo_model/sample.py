@@ -38,8 +38,16 @@ def load_demo_transformer(device="cpu", dtype=torch.float32, weights=WEIGHTS):
     from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
     model = WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=128, in_channels=16, out_channels=16, text_dim=4096, freq_dim=256,
-        ffn_dim=1024, num_layers=8, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
+        num_attention_heads=2,
+        attention_head_dim=128,
+        in_channels=16,
+        out_channels=16,
+        text_dim=4096,
+        freq_dim=256,
+        ffn_dim=1024,
+        num_layers=8,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
     )
     model.load_state_dict(convert_wan_transformer_to_diffusers(load_file(weights)))
     for name, parameter in model.named_parameters():
@@ -97,9 +105,7 @@ def sample(transformer, seed, grid=SMALL_GRID, steps=20, shift=5.0, guidance=3.0
         if guidance == 1:
             flow = velocity(transformer, latents, level, tokens)
         else:
-            without, towards = velocity(
-                transformer, latents.expand(2, -1, -1, -1, -1), level, torch.cat([null, tokens])
-            ).chunk(2)
+            without, towards = velocity(transformer, latents.expand(2, -1, -1, -1, -1), level, torch.cat([null, tokens])).chunk(2)
             flow = without + guidance * (towards - without)
         latents = latents + (following - level) * flow
         if progress is not None:

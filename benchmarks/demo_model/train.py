@@ -20,7 +20,12 @@ from .optimizer import Muon
 from .video import CELL, UNIFORMS, codebook, conditioning, encode, object_count, render
 
 BATCH = {
-    (5, 14, 24): 32, (9, 15, 26): 16, (9, 22, 40): 8, (21, 15, 26): 8, (21, 22, 40): 3, (21, 30, 52): 2,
+    (5, 14, 24): 32,
+    (9, 15, 26): 16,
+    (9, 22, 40): 8,
+    (21, 15, 26): 8,
+    (21, 22, 40): 3,
+    (21, 30, 52): 2,
 }
 PHASES = (
     (0.40, {(5, 14, 24): 55, (9, 15, 26): 35, (9, 22, 40): 10}),
@@ -174,8 +179,12 @@ class Trainer:
         save_file({name: value.bfloat16() for name, value in weights.items()}, folder / "weights_bf16.safetensors")
         torch.save(
             {
-                "model": self.model.state_dict(), "ema": weights, "optimizers": [one.state_dict() for one in self.optimizers],
-                "step": self.step, "clips": self.clips, "elapsed": self.elapsed,
+                "model": self.model.state_dict(),
+                "ema": weights,
+                "optimizers": [one.state_dict() for one in self.optimizers],
+                "step": self.step,
+                "clips": self.clips,
+                "elapsed": self.elapsed,
             },
             folder / "checkpoint.pt",
         )

@@ -19,8 +19,18 @@ TWO_PI = 2 * math.pi
 BACKGROUND = {"texture": 3, "first colour": 8, "second colour": 8, "wavelength": 2, "tilt": 8}
 CAMERA = {"pan direction": 8, "pan speed": 3}
 OBJECT = {
-    "depth": OBJECTS, "shape": 5, "texture": 5, "first colour": 8, "second colour": 8, "size": 3, "wavelength": 2,
-    "direction": 8, "speed": 3, "orientation": 8, "spin": 5, "growth": 3,
+    "depth": OBJECTS,
+    "shape": 5,
+    "texture": 5,
+    "first colour": 8,
+    "second colour": 8,
+    "size": 3,
+    "wavelength": 2,
+    "direction": 8,
+    "speed": 3,
+    "orientation": 8,
+    "spin": 5,
+    "growth": 3,
 }
 TOKENS = 2 + OBJECTS
 FREE = 2
@@ -33,8 +43,14 @@ SHAPE_CORNERS = (64, 3, 4, 5, 64)
 SHAPE_RIPPLE = (0.0, 0.0, 0.0, 0.28, 0.0)
 SHAPE_HOLE = (-1.0, -1.0, -1.0, -1.0, 0.48)
 PALETTE = (
-    (0.90, 0.15, 0.15), (0.95, 0.55, 0.10), (0.95, 0.90, 0.20), (0.15, 0.75, 0.25),
-    (0.15, 0.80, 0.85), (0.15, 0.30, 0.90), (0.65, 0.25, 0.85), (0.95, 0.95, 0.95),
+    (0.90, 0.15, 0.15),
+    (0.95, 0.55, 0.10),
+    (0.95, 0.90, 0.20),
+    (0.15, 0.75, 0.25),
+    (0.15, 0.80, 0.85),
+    (0.15, 0.30, 0.90),
+    (0.65, 0.25, 0.85),
+    (0.95, 0.95, 0.95),
 )
 RADIUS = (28.0, 40.0, 54.0)
 WAVELENGTH = (13.0, 19.0)
@@ -183,7 +199,9 @@ def render(rows, frames, height, width, count):
     down = y + time * pan * heading.sin() + 400 * column(free[:, 1])
     tilt = column(background[:, 4]) * (TWO_PI / 16)
     value = texture(
-        column(background[:, 0]), across * tilt.cos() + down * tilt.sin(), down * tilt.cos() - across * tilt.sin(),
+        column(background[:, 0]),
+        across * tilt.cos() + down * tilt.sin(),
+        down * tilt.cos() - across * tilt.sin(),
         1.6 * look_up(WAVELENGTH, background[:, 3]),
     )
     video = mix(background[:, 1], background[:, 2], value, 0.45)
@@ -240,9 +258,7 @@ def chroma_basis(device):
 @lru_cache
 def colour_matrix(device):
     """RGB to luma and two colour differences, fp32 ``[3, 3]``."""
-    return torch.tensor(
-        [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], device=device
-    )
+    return torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], device=device)
 
 
 def encode(video):

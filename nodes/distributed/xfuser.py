@@ -1,10 +1,10 @@
 """xFuser's attention registry: calls of a backend run sparse where the caller says how their tokens lie.
 
-    from svg_ear.nodes.distributed.xfuser import KEY, SparseCall, register
+from svg_ear.nodes.distributed.xfuser import KEY, SparseCall, register
 
-    register(AttentionBackendType.SDPA)
-    call = SparseCall(Gathered((tokens,), ranks), Settings(density=0.1), state=states[layer])
-    USP(query, key, value, backend=AttentionBackendType.SDPA, attention_kwargs={KEY: call})
+register(AttentionBackendType.SDPA)
+call = SparseCall(Gathered((tokens,), ranks), Settings(density=0.1), state=states[layer])
+USP(query, key, value, backend=AttentionBackendType.SDPA, attention_kwargs={KEY: call})
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ def nothing_recorded(found: Found) -> str:
     if found.is_patched:
         return _sentences(
             Text(
-                "No run recorded: no sampler has used this MODEL since its SVG-EAR Sparse Attention ran. Connect the sampler to it as well, "
-                "or this node to the MODEL that the sampler uses."
+                "No run recorded: no sampler has used this MODEL since its SVG-EAR Sparse Attention ran. Connect the sampler to it as "
+                "well, or this node to the MODEL that the sampler uses."
             ),
             _raylight(),
         )

@@ -124,6 +124,7 @@ class Harness:
                 attend = partial(options[OVERRIDE], self._func) if OVERRIDE in options else self._func
                 return attend(*args, transformer_options=options | place, **kwargs)
 
+            attention.options = options
             return body(attention)
 
         executor.class_obj = self.base_model

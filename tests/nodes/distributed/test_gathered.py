@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from fake_comfyui import HunyuanVideo, LTXVModel, WanModel
 from svg_ear.nodes.distributed.gathered import Gathered
 from svg_ear.nodes.distributed.order import gathered_order, text_tokens
 from svg_ear.nodes.patch.sequence import find_architecture
 from svg_ear.nodes.recording.reasons import REPEATED_TOKENS, UNKNOWN_TOKENS
-from fake_comfyui import HunyuanVideo, LTXVModel, WanModel
 
 
 def shared_out(streams, ranks):

@@ -1,0 +1,5 @@
+"""Ray with every result there at once."""
+
+
+def get(results):
+    return results
