@@ -16,12 +16,11 @@ sys.path[:0] = [str(folder) for folder in (HERE, HERE / "engine", HERE.parents[2
 import torch  # noqa: E402
 import torch.distributed  # noqa: E402
 import torch.multiprocessing  # noqa: E402
-import xfuser_on_cpu  # noqa: E402
 
-from benchmarks import pack  # noqa: E402
+from benchmarks import ulysses  # noqa: E402
+from benchmarks.ulysses import part  # noqa: E402
 
-usp = xfuser_on_cpu.load()
-pack.load()
+usp = ulysses.load_xfuser()
 
 import raylight.forwards  # noqa: E402
 from models import DIM, HEADS, HunyuanVideo, Model, WanModel  # noqa: E402
@@ -30,7 +29,7 @@ from svg_ear.nodes.distributed import worker  # noqa: E402
 from svg_ear.nodes.distributed.gathered import Gathered  # noqa: E402
 from svg_ear.nodes.distributed.xfuser import KEY, SparseCall, register  # noqa: E402
 from svg_ear.nodes.patch.options import Options  # noqa: E402
-from torch.nn.functional import pad, scaled_dot_product_attention  # noqa: E402
+from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 from xfuser.core.distributed import get_sp_group  # noqa: E402
 from xfuser.core.distributed.attention_backend import AttentionBackendType  # noqa: E402
 
@@ -38,12 +37,6 @@ BACKEND = AttentionBackendType.SDPA_MATH
 TEXT, VIDEO, GRID, SHAPE = 5, 63, (3, 3, 7), (1, 16, 3, 6, 14)
 STREAMS = {"wan": (VIDEO,), "hunyuan": (TEXT, VIDEO)}
 SETTINGS = kernels.Settings(density=0.2)
-
-
-def part(tensor, rank, ranks):
-    """What a rank holds of ``[B, tokens, ...]``, padded with zeros."""
-    missing = -tensor.shape[1] % ranks
-    return pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing)).chunk(ranks, dim=1)[rank]
 
 
 def held(tensor, streams, rank, ranks):
@@ -144,7 +137,8 @@ def model_run(name, split, rank, ranks):
 def measure(rank, ranks, folder):
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    xfuser_on_cpu.join(rank, ranks, f"{folder}/meeting-{ranks}")
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting-{ranks}", rank=rank, world_size=ranks)
+    ulysses.join_xfuser(rank, ranks)
     register(BACKEND)
     found = {f"calls {name}, batch {batch}": calls(name, batch, rank, ranks) for name in STREAMS for batch in (1, 2)}
     found |= {"dense calls": dense_calls(rank, ranks), "joint tensors": refused(rank, ranks)}

@@ -1,0 +1,198 @@
+"""One attention call on several GPUs of one host, with its all-to-alls, beside one GPU and beside dense attention.
+
+python -m benchmarks.distributed                     all GPUs, Wan 14B at 720p, density 10 %
+python -m benchmarks.distributed --gpus 2 --engine xfuser
+python -m benchmarks.distributed --tiny              two processes on a CPU, to try it
+
+First it checks that several GPUs give what one gives, to rounding: otherwise nothing is timed, and the status is 1. Calls are warm: they
+start from the clusters of the step before. The methods take turns; a time is that of the slowest rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, distributed, multiprocessing
+
+from . import pack, results, ulysses
+from .speed.inputs import SHAPES, Shape, make_inputs
+from .ulysses import ENGINES, part
+
+pack.load()
+from svg_ear.kernels import ClusterState, Settings  # noqa: E402
+from svg_ear.nodes.distributed.gathered import Gathered  # noqa: E402
+from svg_ear.nodes.distributed.xfuser import SparseCall  # noqa: E402
+
+TINY = Shape("tiny", 4, (3, 3, 7))
+DENSITY = 0.1
+# Relative error (root mean square) that bfloat16 allows between two roundings of the same result, and float32.
+ROUNDING = {torch.bfloat16: 5e-3, torch.float32: 1e-5}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the bench; 2 when it cannot run here, 1 when several GPUs do not give what one gives, 0 otherwise."""
+    options = parse(arguments)
+    found = torch.cuda.device_count()
+    if not options.tiny and found < max(options.gpus or 2, 2):
+        print(f"benchmarks.distributed needs {options.gpus or 2} GPUs, and torch finds {found}; --tiny tries it on a CPU")
+        return 2
+    ranks = options.gpus or (2 if options.tiny else found)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "localhost", str(_free_port())
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (ranks, options, folder)
+        # Forks of a process that has used a GPU cannot use it.
+        method = "fork" if options.tiny else "spawn"
+        multiprocessing.start_processes(_rank, args=arguments, nprocs=ranks, start_method=method)
+        return int(Path(folder, "status").read_text())
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.distributed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gpus", type=int, help="GPUs that share the call; all without it")
+    parser.add_argument("--engine", choices=ENGINES, default="torch", help="who exchanges the heads: xfuser, or the same by torch alone")
+    parser.add_argument("--shape", choices=SHAPES, default="wan-720p")
+    parser.add_argument("--density", type=float, default=DENSITY)
+    parser.add_argument("--rounds", type=int, default=10, help="times that every method is timed")
+    parser.add_argument("--commit", help="the commit, for a copy without its history")
+    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the CSV")
+    parser.add_argument("--tiny", action="store_true", help="two processes on a CPU")
+    return parser.parse_args(arguments)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        return sock.getsockname()[1]
+
+
+def _rank(rank: int, ranks: int, options: argparse.Namespace, folder: str) -> None:
+    device = torch.device("cpu") if options.tiny else torch.device("cuda", rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+    distributed.init_process_group("gloo" if options.tiny else "nccl", rank=rank, world_size=ranks)
+    with torch.inference_mode():
+        status = Bench(rank, ranks, device, options).run()
+    if rank == 0:
+        Path(folder, "status").write_text(str(status))
+    distributed.destroy_process_group()
+
+
+class Bench:
+    """One process of the bench."""
+
+    def __init__(self, rank: int, ranks: int, device: torch.device, options: argparse.Namespace):
+        self._rank, self._ranks, self._device, self._options = rank, ranks, device, options
+        self._shape = TINY if options.tiny else SHAPES[options.shape]
+        self._engine = ENGINES[options.engine](rank, ranks)
+        inputs = make_inputs(self._shape, "structured", device)
+        dtype = torch.float32 if options.tiny else torch.bfloat16
+        # Two steps of q, k, v [B, tokens, H, D]; those of rank 0 count.
+        self._steps = [[tensor.transpose(1, 2).to(dtype).contiguous() for tensor in inputs.step(number)] for number in (0, 1)]
+        for tensor in (tensor for step in self._steps for tensor in step):
+            distributed.broadcast(tensor, 0)
+        self._parts = [[part(tensor, rank, ranks) for tensor in step] for step in self._steps]
+        self._alone, self._shared = self._call(1), self._call(ranks)
+
+    def _call(self, ranks: int) -> SparseCall:
+        shape = self._shape
+        streams = (shape.conditioning, shape.tokens) if shape.conditioning else (shape.tokens,)
+        return SparseCall(Gathered(streams, ranks), Settings(density=self._options.density), shape.layout, ClusterState())
+
+    def run(self) -> int:
+        """The status of the bench."""
+        worst = self._check()
+        if worst > ROUNDING[self._steps[0][0].dtype]:
+            self._say(f"{self._ranks} GPUs do not give what one gives: relative error {worst:.1e}")
+            return 1
+        self._say(f"{self._ranks} GPUs give what one gives: relative error {worst:.1e}")
+        methods = self._methods()
+        times = {name: [] for name in methods}
+        for _ in range(self._options.rounds):
+            for name, (run, everywhere) in methods.items():
+                times[name].append(self._time(run, everywhere))
+        if self._rank == 0:
+            self._write({name: median(samples) for name, samples in times.items()}, worst)
+        return 0
+
+    def _check(self) -> float:
+        """The largest relative error of any rank over two steps."""
+        worst = torch.zeros(1, device=self._device)
+        for step, parts in zip(self._steps, self._parts):
+            here = self._engine.call(*parts, self._shared)
+            whole = part(self._one_gpu(step, True), self._rank, self._ranks)
+            error = (here - whole).float().norm() / whole.float().norm()
+            worst = torch.maximum(worst, error.reshape(1))
+        distributed.all_reduce(worst, distributed.ReduceOp.MAX)
+        return worst.item()
+
+    def _one_gpu(self, step: Sequence[Tensor], sparse: bool) -> Tensor:
+        heads_first = (tensor.transpose(1, 2) for tensor in step)
+        return (self._alone.attend if sparse else ulysses.dense)(*heads_first).transpose(1, 2)
+
+    def _methods(self) -> dict[str, tuple[Callable[[], object], bool]]:
+        """What is timed, and whether all ranks take part."""
+        step, parts, engine = self._steps[0], self._parts[0], self._engine
+        methods: dict[str, tuple[Callable[[], object], bool]] = {
+            "dense, 1 GPU": (lambda: self._one_gpu(step, False), False),
+            "sparse, 1 GPU": (lambda: self._one_gpu(step, True), False),
+            "dense": (lambda: engine.call(*parts), True),
+            "sparse": (lambda: engine.call(*parts, self._shared), True),
+        }
+        if hasattr(engine, "gather"):
+            methods["all-to-alls"] = (lambda: engine.scatter([engine.gather(tensor) for tensor in parts][0]), True)
+        return methods
+
+    def _time(self, run: Callable[[], object], everywhere: bool) -> float:
+        """Milliseconds of the slowest rank, of rank 0 where the others wait."""
+        milliseconds = torch.zeros(1, device=self._device)
+        self._wait()
+        if everywhere or self._rank == 0:
+            began = time.perf_counter()
+            run()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            milliseconds += 1000 * (time.perf_counter() - began)
+        distributed.all_reduce(milliseconds, distributed.ReduceOp.MAX)
+        return milliseconds.item()
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        distributed.barrier()
+
+    def _write(self, times: dict[str, float], error: float) -> None:
+        options, shape = self._options, self._shape
+        common = {"shape": shape.name, "tokens": shape.length, "heads": shape.heads, "engine": self._engine.name}
+        origin = results.provenance(self._device, options.commit)
+        rows = []
+        for name, milliseconds in times.items():
+            method, alone, _ = name.partition(", 1 GPU")
+            row = {"method": method, "gpus": 1 if alone else self._ranks, "density": options.density if method == "sparse" else ""}
+            one = times.get(f"{method}, 1 GPU")
+            row |= {"ms": f"{milliseconds:.3f}", "times_one_gpu": f"{one / milliseconds:.2f}" if one else ""}
+            rows.append(row | {"relative_error": f"{error:.1e}"} | common | origin)
+            self._say(f"{method:12} {row['gpus']} GPUs {milliseconds:9.3f} ms  {row['times_one_gpu'] or '-':>5} times as fast as one GPU")
+        path = options.results / results.file_name(f"distributed_{self._ranks}x_{options.engine}", self._device)
+        results.write(path, rows)
+        self._say(f"written to {path}")
+
+    def _say(self, text: str) -> None:
+        if self._rank == 0:
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
