@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ...kernels import SequenceLayout
 from ..recording.reasons import Reason
+from ..recording.record import Run
 from ..recording.size import VideoSize
 from ..recording.trace import Place
 from .schedule import Schedule
 from .sequence import Architecture, apply_mask
+from .state import StateStore
 
 # Where an attention override lies in ``transformer_options``.
 OVERRIDE = "optimized_attention_override"
@@ -59,6 +61,7 @@ class Evaluation:
         block: of the call that is running, None while it is not known to be one of the video's own attention.
         calls: attention calls so far.
         preferred: see :func:`preferred_attention`.
+        run, states: what the evaluation is a part of, and the clusters that are kept in it.
     """
 
     model: object
@@ -76,6 +79,8 @@ class Evaluation:
     block: Block | None = None
     calls: int = 0
     preferred: dict = field(default_factory=dict)
+    run: Run | None = None
+    states: StateStore = field(default_factory=StateStore)
     _ordinals: Counter = field(default_factory=Counter)
     _layouts: dict = field(default_factory=dict)
 

@@ -80,6 +80,7 @@ class Patch:
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run, ``outer_sample(noise, latent_image, ...)``: record it."""
         outer, self.run = self.run, self.new_run(executor.class_obj, kwargs.get("latent_shapes"))
+        outer_states, self.states = self.states, StateStore()
         self._begins = _is_empty(kwargs["latent_image"] if "latent_image" in kwargs else args[1] if len(args) > 1 else None)
         result = None
         try:
@@ -87,7 +88,7 @@ class Patch:
             if self.options.strict and not self.run.evaluations:
                 raise StrictModeError(reasons.NEVER_ASKED)
         finally:
-            finished, self.run, self._schedule = self.run, outer, None
+            finished, self.run, self.states, self._schedule = self.run, outer, outer_states, None
             record = finished.finish(result)
             self.recorder.add(record)
             logger.info(headline(record))
@@ -158,6 +159,7 @@ class Patch:
         self.run.steps, self.run.settings = schedule.steps, in_words(self.options, schedule.steps)
         inner = transformer_options.get(OVERRIDE)
         evaluation = read_evaluation(model, architecture, grid, transformer_options, schedule, None if inner is self.override else inner)
+        evaluation.run, evaluation.states = self.run, self.states
         # The windows of a longer video do not say how long it is.
         if not evaluation.context_window:
             evaluation.size = VideoSize.of(
@@ -190,7 +192,8 @@ class Patch:
     def _attention(self, func, *args, **kwargs):
         transformer_options = kwargs.get("transformer_options") or {}
         evaluation: Evaluation | None = transformer_options.get(EVALUATION)
-        if evaluation is None:
+        # After an error in the thread of another device a run is over while this one goes on.
+        if evaluation is None or evaluation.run is not self.run:
             return func(*args, **kwargs)
 
         call = AttentionCall.of(*args, **kwargs)
@@ -242,7 +245,7 @@ class Patch:
         place = evaluation.place(evaluation.block, key.layouts[0], call.shape[0])
         # Blocks that share a number with another one (VACE) have no maps of their own.
         observe = self.run.trace.observer(place, call.heads) if key.ordinal == 0 or key.block_index is None else None
-        state = self.states.get(key, evaluation.step)
+        state = evaluation.states.get(key, evaluation.step)
         settings = self.settings if evaluation.density is None else replace(self.settings, density=evaluation.density)
         try:
             wrong = self._wait_for_kernels(call, key, blocks)
@@ -265,9 +268,9 @@ class Patch:
             if reason is None:
                 raise
             logger.debug("%s on %s", reason.name, call.q.device, exc_info=error)
-            self.states.clear(call.q.device)
+            evaluation.states.clear(key.device)
             return reason if reason is reasons.OUT_OF_MEMORY else self._give_up(call.q.device, reason)
-        self.run.count_sparse(result.statistics, place, call.dtype if call.dtype != call.q.dtype else None)
+        evaluation.run.count_sparse(result.statistics, place, call.dtype if call.dtype != call.q.dtype else None)
         return call.arrange(result.output)
 
     def _give_up(self, device: torch.device, reason: Reason) -> Reason:
