@@ -6,6 +6,7 @@ import { addOwnWidget } from "./own_widget.js";
 // What such nodes show before they ran.
 const PLACEHOLDERS = {
   SVGEARReport: () => translate("Run the workflow to see what SVG-EAR did."),
+  SVGEARRaylightReport: () => translate("Run the workflow to see what SVG-EAR did on each GPU."),
   SVGEARSaveCalibration: () => translate("Run the workflow to see how many runs are gathered."),
   SVGEARCompare: () => translate("Run the workflow to see how close and how fast it was."),
   SVGEARGPUCheck: () => translate("Run it to see from how many tokens on sparse attention pays on this GPU."),

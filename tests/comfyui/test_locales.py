@@ -21,6 +21,8 @@ NODES = (
     "SVGEARSaveCalibration",
     "SVGEARLoadCalibration",
     "SVGEARGPUCheck",
+    "SVGEARRaylight",
+    "SVGEARRaylightReport",
 )
 # The interface asks for <NodeId>/<language>.md and takes <NodeId>.md where there is none; pictures lie beside the latter.
 HELP = {"en": "{}.md", "zh": "{}/zh.md"}
