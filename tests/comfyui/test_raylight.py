@@ -1,7 +1,7 @@
 """The nodes for raylight in a real server that has no raylight: they are there, and say what is missing."""
 
 import pytest
-from harness.client import RunFailed, PromptRejected
+from harness.client import PromptRejected, RunFailed
 from harness.graphs import Graph
 
 
