@@ -80,7 +80,7 @@ UNKNOWN_TOKENS = Reason(
 )
 REPEATED_TOKENS = Reason(
     "repeated-tokens",
-    "The sequence that the GPUs share is longer than the video and its padding: every GPU repeats tokens of its own, such as references.",
+    "The sequence that the GPUs share is longer than the video and its padding, as with references or poses, which every GPU may repeat.",
     "Remove the reference latent or the pose, or run this model on one GPU.",
 )
 RING_ATTENTION = Reason(

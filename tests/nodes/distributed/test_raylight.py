@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import cloudpickle
@@ -14,6 +15,8 @@ from models import Model, WanModel, Worker
 from svg_ear.nodes.patch.override import Patch
 from svg_ear.nodes.recording.record import find_run
 from svg_ear.nodes.recording.summary import report, report_of_workers
+
+from benchmarks import pack
 
 SHAPE, TOKENS = (1, 16, 3, 6, 14), 63
 
@@ -126,15 +129,21 @@ class Elsewhere:
         return result
 
 
-def test_a_process_that_does_not_know_the_pack_is_introduced_to_it(engine_side, engine, tmp_path):
+def test_a_process_that_does_not_know_the_pack_is_introduced_to_it(raylight, engine, tmp_path):
+    # ComfyUI names a pack by the path of its folder.
+    name = "/somewhere/custom_nodes/svg-ear"
+    pack.load(pack.ROOT, name)
+    side, given = (import_module(f"{name}.nodes.{module}") for module in ("distributed.raylight", "patch.options"))
     worker = Elsewhere(engine, tmp_path)
     try:
         actors = {"workers": [worker]}
-        engine_side.install(actors, options(**WIDGETS | {"dense_blocks": "1"}))
-        (found,) = engine_side.found(actors, {"samples": torch.zeros(1)})
+        side.install(actors, given.Options(dense_blocks="1"))
+        (found,) = side.found(actors, {"samples": torch.zeros(1)})
         assert found.is_patched and found.run is None
         assert not worker.has_server
-        engine_side.remove(actors)
+        side.remove(actors)
     finally:
         worker.process.communicate(timeout=60)
+        for module in [module for module in sys.modules if module.startswith(name)]:
+            del sys.modules[module]
     assert worker.process.returncode == 0
