@@ -19,6 +19,15 @@ def failure(error: Exception) -> Reason | None:
     return reasons.kernel_failed(first_line(error)) if _is_of_triton(error) else None
 
 
+def distrust(wrong: str | Exception | None) -> Reason | None:
+    """Why the kernels must not run after a self-test that found this ``wrong``, or was stopped by it. Raises a :func:`failure`."""
+    if not isinstance(wrong, Exception):
+        return wrong and reasons.kernel_wrong(wrong)
+    if failure(wrong) is None:
+        return reasons.kernels_untested(first_line(wrong))
+    raise wrong
+
+
 def _is_of_triton(error: Exception) -> bool:
     """Whether Triton was at work when ``error`` arose.
 

@@ -24,7 +24,7 @@ from .decision import decide
 from .dense import dense_attention
 from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
 from .expectation import expected_call
-from .failures import failure, first_line
+from .failures import distrust, failure
 from .identity import require_grid, require_model
 from .lengths import Lengths
 from .options import Options
@@ -195,7 +195,6 @@ class Patch:
         # After an error in the thread of another device a run is over while this one goes on.
         if evaluation is None or evaluation.run is not self.run:
             return func(*args, **kwargs)
-
         call = AttentionCall.of(*args, **kwargs)
         evaluation.block = None
         evaluation.calls += 1
@@ -291,11 +290,7 @@ class Patch:
         _PREPARATIONS.begin(call, key.layouts, self.settings, blocks, self.options.memory_limit())
         prepared = _PREPARATIONS.finish(key.device, self.tell)
         self.run.timer.wait_for_kernels(prepared.seconds)
-        if not isinstance(prepared.wrong, Exception):
-            return prepared.wrong and reasons.kernel_wrong(prepared.wrong)
-        if failure(prepared.wrong) is None:
-            return reasons.kernels_untested(first_line(prepared.wrong))
-        raise prepared.wrong
+        return distrust(prepared.wrong)
 
     def _report(self, reason: Reason, block: Block | None = None, step: int = 0) -> None:
         """Note why a call, or a whole evaluation, stayed dense, and refuse that in strict mode."""

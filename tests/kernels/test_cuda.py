@@ -241,7 +241,8 @@ def test_long_views_of_a_fused_tensor_are_right_to_the_last_row(tokens):
 @pytest.mark.parametrize("settings", [Settings(), Settings(method="svg2"), Settings(method="calibrated")], ids=lambda value: value.method)
 def test_the_self_test_passes_in_less_than_two_seconds_beside_compilation(settings, dtype, dim):
     test = SelfTest(DEVICE, dtype, settings, head_dim=dim)
-    assert test.run() is None
+    # Far from a false alarm.
+    assert max(test.measure().values()) < 0.25
     began = time.perf_counter()
     assert test.run() is None
     seconds = time.perf_counter() - began
