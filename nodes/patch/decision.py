@@ -6,6 +6,7 @@ import math
 
 from ..recording import reasons
 from ..recording.reasons import Reason
+from .blocks import running_block
 from .call import AttentionCall
 from .evaluation import Evaluation
 from .options import Options
@@ -28,8 +29,9 @@ def decide(
         return reasons.PARTIAL_QUERIES
     if reason is not None:
         return reason
-    if architecture.names_blocks and "block_type" not in transformer_options:
-        return reasons.TOKEN_REFINER
+    if running_block(transformer_options)[1] is None:
+        is_video = not architecture.names_blocks and call.tokens >= max(video, least_tokens)
+        return reasons.UNKNOWN_BLOCK if is_video else reasons.TOKEN_REFINER
     if call.tokens < least_tokens:
         return reasons.SHORT_SEQUENCE
     layouts = evaluation.layouts(call.tokens, call.mask)

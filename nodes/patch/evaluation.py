@@ -14,6 +14,7 @@ from ..recording.reasons import Reason
 from ..recording.record import Run
 from ..recording.size import VideoSize
 from ..recording.trace import Place
+from .blocks import running_block
 from .schedule import Schedule
 from .sequence import Architecture, apply_mask
 from .state import StateStore
@@ -86,13 +87,13 @@ class Evaluation:
 
     def locate(self, transformer_options: dict) -> Block:
         """The block of a self-attention call; counts it."""
-        name = (transformer_options.get("block_type"), transformer_options.get("block_index"))
+        name = running_block(transformer_options)
         self._ordinals[name] += 1
         return self._block(*name, self._ordinals[name] - 1)
 
     def named_block(self, transformer_options: dict) -> Block | None:
         """The block of a call that is not counted, None where the model does not say."""
-        name = (transformer_options.get("block_type"), transformer_options.get("block_index"))
+        name = running_block(transformer_options)
         return None if name[1] is None else self._block(*name, 0)
 
     def _block(self, block_type: str | None, index: int | None, ordinal: int) -> Block:

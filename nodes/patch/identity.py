@@ -13,7 +13,7 @@ class ProfileMismatch(ValueError):
 def layer_count(model) -> int | None:
     """Transformer blocks of a diffusion model, None where its architecture is not known."""
     architecture = find_architecture(model)
-    return sum(len(getattr(model, name)) for name in architecture.block_lists) if architecture else None
+    return architecture.layers(model) if architecture else None
 
 
 def model_identity(model, heads: int, head_dim: int) -> ModelIdentity:

@@ -18,6 +18,7 @@ from ..recording.record import Recorder, Run
 from ..recording.size import VideoSize
 from ..recording.summary import UNRELATED, headline, status
 from ..recording.words import Text
+from .blocks import naming_blocks
 from .call import AttentionCall
 from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
@@ -132,6 +133,8 @@ class Patch:
             return executor(*args, **kwargs)
         transformer_options[EVALUATION] = evaluation
         transformer_options[OVERRIDE] = self.override
+        if not evaluation.architecture.names_blocks:
+            transformer_options = naming_blocks(transformer_options, evaluation.architecture.layers(evaluation.model))
         holder[place] = transformer_options
         with self._timed(evaluation, args[0].device):
             result = executor(*args, **kwargs)

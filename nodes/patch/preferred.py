@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .blocks import running_block
 from .evaluation import Evaluation
 
 # Where a module keeps what a checkpoint, a LoRA or a node chose for it: ``function``, None for ComfyUI's default.
@@ -22,7 +23,7 @@ def preferred_attention(evaluation: Evaluation, transformer_options: dict, is_cr
 
     Raises UnclearPreference where they do not.
     """
-    key = (transformer_options.get("block_type"), transformer_options.get("block_index"), is_cross)
+    key = (*running_block(transformer_options), is_cross)
     if key not in evaluation.preferred:
         evaluation.preferred[key] = _choices(_root(evaluation, transformer_options), is_cross)
     choices = evaluation.preferred[key]

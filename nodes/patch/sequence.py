@@ -23,7 +23,7 @@ class Architecture:
         name: for the report.
         model_class: class of the diffusion model.
         block_lists: attributes that hold the transformer blocks, in the order they run.
-        names_blocks: whether ``transformer_options`` says which block is running.
+        names_blocks: whether ``transformer_options`` says which block is running; otherwise see :mod:`.blocks`.
         video_tokens: ``all``: every token is routed, also reference and context latents around the video;
             ``last``: the video ends the sequence, what is before it is conditioning; ``only``: nothing but the video.
     """
@@ -49,11 +49,14 @@ class Architecture:
         own = tuple(getattr(diffusion_model, name, None) for name in ("num_attention_heads", "attention_head_dim"))
         return None not in audio and (shape[1], shape[3]) == audio and (audio != own or shape[2] < video)
 
+    def layers(self, diffusion_model) -> int:
+        """How many blocks there are over all block lists."""
+        return sum(len(getattr(diffusion_model, name)) for name in self.block_lists)
+
     def layer(self, block_type: str | None, block_index: int, diffusion_model) -> tuple[int, int]:
         """Number of a block over all block lists, and how many blocks there are."""
-        lengths = [len(getattr(diffusion_model, name)) for name in self.block_lists]
-        before = lengths[0] if block_type == "single" else 0
-        return before + block_index, sum(lengths)
+        before = len(getattr(diffusion_model, self.block_lists[0])) if block_type == "single" else 0
+        return before + block_index, self.layers(diffusion_model)
 
 
 ARCHITECTURES = (

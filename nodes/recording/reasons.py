@@ -93,6 +93,11 @@ PARTIAL_QUERIES = Reason(
     "The queries are a part of the video and the keys are more than that, as in attention frame by frame or with weak guides.",
     "Remove guides with a strength below 1; models that attend frame by frame are not supported yet.",
 )
+UNKNOWN_BLOCK = Reason(
+    "unknown-block",
+    "Something runs the model in its own way, which does not tell which of its blocks is running.",
+    "Remove nodes that replace the model's own pass over its blocks, as some caches do.",
+)
 NEVER_ASKED = Reason(
     "never-asked",
     "The model ran without asking for its attention.",

@@ -29,7 +29,10 @@ class HunyuanVideo:
 
 
 class LTXVModel:
+    """Does not say which block is running, but lets a node replace each."""
+
     transformer_blocks = [None] * 2
+    names_blocks = False
 
 
 class Unknown:
@@ -120,9 +123,15 @@ class Harness:
 
         def executor(x, t, concat, cross, control, options, **kwargs):
             def attention(*args, block=0, block_type="double", **kwargs):
-                place = {} if block is None else {"block_index": block, "block_type": block_type}
-                attend = partial(options[OVERRIDE], self._func) if OVERRIDE in options else self._func
-                return attend(*args, transformer_options=options | place, **kwargs)
+                def run(given):
+                    attend = partial(options[OVERRIDE], self._func) if OVERRIDE in options else self._func
+                    return {"img": attend(*args, transformer_options=given["transformer_options"], **kwargs)}
+
+                names_blocks = getattr(self.base_model.diffusion_model, "names_blocks", True)
+                place = {"block_index": block, "block_type": block_type} if names_blocks and block is not None else {}
+                given = {"transformer_options": options | place}
+                replaced = ((options.get("patches_replace") or {}).get("dit") or {}).get(("double_block", block))
+                return (run(given) if replaced is None else replaced(given, {"original_block": run}))["img"]
 
             attention.options = options
             return body(attention)

@@ -121,11 +121,11 @@ WIDGETS = {
     "record_heads": ("auto", "0-9", ""),
     "record_limit_mb": (64, 0),
 }
-# Block and type of it that the model names; LTX names none, and the others call attention outside of their blocks too.
+# Block and type of it, which LTX does not name; models call attention outside of their blocks too.
 BLOCKS = {
     "wan": ((0, "double"), (1, "double"), (3, "double"), (None, "double")),
     "hunyuan": ((0, "double"), (1, "double"), (0, "single"), (2, "single"), (None, "double")),
-    "ltx": ((None, "double"),),
+    "ltx": ((0, "double"), (1, "double"), (1, "double"), (None, "double")),
     "unknown": ((0, "double"), (None, "double")),
 }
 SHAPES = (
@@ -197,7 +197,6 @@ def sampler_runs(draw):
         st.integers(0, 3),
         max_size=2,
     )
-    # LTX names no blocks: its calls are counted, and it has two.
     evaluations = tuple(
         Evaluated(
             step=draw(st.integers(0, 4)),

@@ -101,7 +101,7 @@ def test_a_whole_graph_is_refused_before_sampling(make):
 def test_an_evaluation_that_leaves_something_out_has_states_of_its_own(skipped):
     played = Harness("ltx")
     for options in ({}, skipped):
-        played.evaluate(lambda attention: attention(*qkv(), HEADS, block=None), shape=(1, 128, 3, 4, 8), **options)
+        played.evaluate(lambda attention: attention(*qkv(), HEADS), shape=(1, 128, 3, 4, 8), **options)
     assert len(played.patch.states) == 2
 
 
@@ -163,9 +163,9 @@ def test_the_audio_beside_a_video_is_dense_by_design(monkeypatch):
     from_video = qkv(96, dim=DIM // 2)
 
     def blocks(attention):
-        attention(*video, HEADS, block=None)
-        attention(*audio, HEADS, block=None)
-        attention(audio[0], *from_video[1:], HEADS, block=None)
+        attention(*video, HEADS)
+        attention(*audio, HEADS)
+        attention(audio[0], *from_video[1:], HEADS)
 
     played = Harness("ltx", strict=True)
     record = played.sample(lambda: played.evaluate(blocks, shape=(1, 128, 3, 4, 8)))

@@ -178,14 +178,14 @@ def test_unsupported_device_is_named_in_words(monkeypatch):
     assert reason.name == "device" and "too old" in reason.sentence
 
 
-def test_ltx_layers_are_counted():
+def test_ltx_layers_are_known_though_it_does_not_name_them():
     tokens = 3 * 8 * 16
 
     def blocks(attention):
-        for _ in range(2):
-            attention(*qkv(tokens), HEADS, block=None)
+        for block in range(2):
+            attention(*qkv(tokens), HEADS, block=block)
             q, k, v = qkv(tokens)
-            attention(q, k[:, :12], v[:, :12], HEADS, block=None)
+            attention(q, k[:, :12], v[:, :12], HEADS, block=block)
 
     assert dense_reasons(Harness("ltx", dense_blocks="1"), blocks) == {"cross-attention": 2, "dense-block": 1}
 
@@ -350,7 +350,7 @@ def test_a_guidance_that_skips_a_layer_has_states_of_its_own():
     played = Harness("ltx")
     for replaced in ({}, {("double_block", 0): None}):
         evaluation = {"shape": (1, 128, 3, 4, 8), "patches_replace": {"dit": replaced}}
-        played.evaluate(lambda attention: attention(*qkv(), HEADS, block=None), **evaluation)
+        played.evaluate(lambda attention: attention(*qkv(), HEADS), **evaluation)
     assert len(played.patch.states) == 2
 
 
