@@ -34,7 +34,7 @@ def decide(
         return reasons.UNKNOWN_BLOCK if is_video else reasons.TOKEN_REFINER
     if call.tokens < least_tokens:
         return reasons.SHORT_SEQUENCE
-    layouts = evaluation.layouts(call.tokens, call.mask)
+    layouts = evaluation.layouts(call)
     if isinstance(layouts, Reason):
         return layouts
     evaluation.block = block = evaluation.locate(transformer_options)

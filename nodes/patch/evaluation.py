@@ -15,8 +15,9 @@ from ..recording.record import Run
 from ..recording.size import VideoSize
 from ..recording.trace import Place
 from .blocks import running_block
+from .call import AttentionCall
 from .schedule import Schedule
-from .sequence import Architecture, apply_mask
+from .sequence import Architecture, Segments, apply_mask, packed_segments
 from .state import StateStore
 
 # Where an attention override lies in ``transformer_options``.
@@ -58,6 +59,7 @@ class Evaluation:
         density: share of exact pairs in the step, None where it is that of the settings.
         branch, context_window: see :class:`StateKey`.
         inner: the attention override below ours.
+        segments: what its sequences are packed of, empty where that is not known before the calls.
         size: of the video, None where it is not known.
         block: of the call that is running, None while it is not known to be one of the video's own attention.
         calls: attention calls so far.
@@ -76,6 +78,7 @@ class Evaluation:
     branch: tuple
     context_window: tuple
     inner: Callable | None = None
+    segments: Segments = ()
     size: VideoSize | None = None
     block: Block | None = None
     calls: int = 0
@@ -84,6 +87,11 @@ class Evaluation:
     states: StateStore = field(default_factory=StateStore)
     _ordinals: Counter = field(default_factory=Counter)
     _layouts: dict = field(default_factory=dict)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether something is evaluated beside the conditioning, for guidance."""
+        return any(kind != COND for kind in self.branch[0])
 
     def locate(self, transformer_options: dict) -> Block:
         """The block of a self-attention call; counts it."""
@@ -118,12 +126,14 @@ class Evaluation:
         items = batch // len(kinds)
         return tuple(kinds.index(COND) * items + item % items for item in range(batch))
 
-    def layouts(self, tokens: int, mask: Tensor | None) -> list[SequenceLayout] | Reason:
-        """Which tokens are routed. A mask is read once, unless it changes: the layers of an evaluation share it."""
+    def layouts(self, call: AttentionCall) -> list[SequenceLayout] | Reason:
+        """Which tokens of a call are routed. A mask is read once, unless it changes: the layers of an evaluation share it."""
+        tokens, mask = call.tokens, call.mask
         # The mask itself is kept, so that its id cannot be taken by another.
         key = (tokens, id(mask), _version(mask))
         if key not in self._layouts:
-            layout = self.architecture.layout(tokens, math.prod(self.grid))
+            segments = packed_segments(call.options.get("transformer_options") or {}) or self.segments
+            layout = self.architecture.layout(tokens, math.prod(self.grid), segments)
             known = layout if isinstance(layout, Reason) else apply_mask(layout, mask, tokens)
             self._layouts[key] = (known, mask)
         return self._layouts[key][0]

@@ -31,9 +31,9 @@ from .lengths import Lengths
 from .options import Options
 from .preparation import Preparations
 from .schedule import Schedule
-from .sequence import find_architecture, video_grid
+from .sequence import find_architecture, packed_segments, video_grid
 from .state import StateKey, StateStore
-from .wording import in_words
+from .wording import advice, in_words
 
 logger = logging.getLogger("svg_ear")
 
@@ -127,7 +127,7 @@ class Patch:
         holder, place = (kwargs, "transformer_options") if "transformer_options" in kwargs else (args, 5)
         transformer_options = dict(holder[place])
         self.run.evaluate()
-        evaluation = self._evaluation(executor.class_obj, args[0], transformer_options, kwargs.get("latent_shapes"))
+        evaluation = self._evaluation(executor.class_obj, args[0], transformer_options, kwargs)
         if isinstance(evaluation, Reason):
             self._report(evaluation)
             return executor(*args, **kwargs)
@@ -147,14 +147,15 @@ class Patch:
             return nullcontext()
         return self.run.dense_step(evaluation.step, device).stage("step", device)
 
-    def _evaluation(self, base_model, x: Tensor, transformer_options: dict, latent_shapes) -> Evaluation | Reason:
-        """The evaluation, or why nothing in it can run sparse."""
+    def _evaluation(self, base_model, x: Tensor, transformer_options: dict, conditions: dict) -> Evaluation | Reason:
+        """The evaluation of a model that is given ``conditions`` beside its latent, or why nothing in it can run sparse."""
         model = uncompiled(base_model.diffusion_model)
         architecture = find_architecture(model)
         if architecture is None:
             return reasons.unknown_architecture(type(model).__name__)
         self.run.architecture = architecture.name
         # Packed audio-video latents come flat, with the shapes of their parts beside them, video first.
+        latent_shapes = conditions.get("latent_shapes")
         grid = video_grid(tuple(latent_shapes[0] if latent_shapes else x.shape), model)
         if grid is None:
             return reasons.NOT_VIDEO
@@ -163,11 +164,12 @@ class Patch:
         inner = transformer_options.get(OVERRIDE)
         evaluation = read_evaluation(model, architecture, grid, transformer_options, schedule, None if inner is self.override else inner)
         evaluation.run, evaluation.states = self.run, self.states
+        evaluation.segments = packed_segments(conditions)
+        self.run.advise(advice(self.options, schedule.whole_steps), evaluation.is_guided)
         # The windows of a longer video do not say how long it is.
         if not evaluation.context_window:
-            evaluation.size = VideoSize.of(
-                grid, getattr(model, "patch_size", None) or (1, 1, 1), getattr(base_model, "latent_format", None)
-            )
+            patch, latent_format = getattr(model, "patch_size", None) or (1, 1, 1), getattr(base_model, "latent_format", None)
+            evaluation.size = VideoSize.of(grid, patch, latent_format, architecture.rhythm)
         return evaluation
 
     def _schedule_of(self, sample_sigmas: Tensor | None, model_sampling) -> Schedule:
@@ -283,7 +285,7 @@ class Patch:
 
     def _compile_ahead(self, call: AttentionCall, evaluation: Evaluation) -> None:
         """Begin to compile for the sparse calls to come, beside a call that the schedule keeps dense."""
-        layouts = evaluation.layouts(call.tokens, call.mask)
+        layouts = evaluation.layouts(call)
         # A calibration may know nothing of the step of this call; then the first sparse one begins it.
         if self.profile is None and any(step >= evaluation.step for step in evaluation.sparse_steps):
             _PREPARATIONS.begin(call, layouts, self.settings, None, self.options.memory_limit())

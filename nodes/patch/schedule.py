@@ -81,6 +81,11 @@ class Schedule:
         place = (self._before + self.step(sigma)) / max(self._before + self.steps + self._after - 1, 1)
         return falling(self._first, self._last, min(place, 1.0))
 
+    @property
+    def whole_steps(self) -> int:
+        """Steps of the whole denoising, 0 where they are not known."""
+        return self._before + self.steps + self._after
+
     @cached_property
     def sparse_steps(self) -> tuple[int, ...]:
         """The steps that may run sparse."""

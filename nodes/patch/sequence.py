@@ -11,6 +11,8 @@ from torch import Tensor
 from ...kernels import SequenceLayout
 from ..recording.reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS, Reason
 
+# Start, stop and kind of the parts that a sequence is packed of.
+Segments = tuple[tuple[int, int, str], ...]
 # Masks written as additive terms hide with minus infinity or the lowest number of their type.
 HIDDEN = -1e4
 
@@ -26,6 +28,8 @@ class Architecture:
         names_blocks: whether ``transformer_options`` says which block is running; otherwise see :mod:`.blocks`.
         video_tokens: ``all``: every token is routed, also reference and context latents around the video;
             ``last``: the video ends the sequence, what is before it is conditioning; ``only``: nothing but the video.
+            Where ComfyUI says what the sequence is packed of, see :func:`packed_segments`, that counts instead.
+        rhythm: see :class:`VideoSize`.
     """
 
     name: str
@@ -33,9 +37,13 @@ class Architecture:
     block_lists: tuple[str, ...]
     names_blocks: bool
     video_tokens: str
+    rhythm: tuple[int, ...] = ()
 
-    def layout(self, tokens: int, video: int) -> SequenceLayout | Reason:
-        """Split a sequence of ``tokens`` tokens of a model that works on ``video`` patches."""
+    def layout(self, tokens: int, video: int, segments: Segments = ()) -> SequenceLayout | Reason:
+        """Split a sequence of ``tokens`` tokens of a model that works on ``video`` patches, packed of ``segments`` where that is known."""
+        # Those of another sequence are of an evaluation that the model packed anew.
+        if segments and segments[-1][1] == tokens:
+            return _packed_layout(segments, video)
         if not 0 < video <= tokens or (self.video_tokens == "only" and tokens != video):
             return UNKNOWN_TOKENS
         if self.video_tokens == "last":
@@ -63,7 +71,27 @@ ARCHITECTURES = (
     Architecture("Wan", "WanModel", ("blocks",), True, "all"),
     Architecture("HunyuanVideo", "HunyuanVideo", ("double_blocks", "single_blocks"), True, "last"),
     Architecture("LTX-Video", "LTXVModel", ("transformer_blocks",), False, "only"),
+    Architecture("MiniMax-H3", "MiniMaxH3Model", ("blocks",), False, "last", rhythm=(1, 4, 4, 4, 4)),
 )
+
+
+def packed_segments(said: dict) -> Segments:
+    """What ComfyUI says that MiniMax-H3's sequence is packed of, in order; empty where it does not.
+
+    ``said`` are the ``transformer_options`` of a call, where newer cores put it, or what the model is given beside its latent, where
+    ComfyUI 0.33 does.
+    """
+    packing = said.get("minimax_h3_layout") or (said.get("minimax_payload") or {}).get("layout")
+    return tuple(getattr(packing, "segments", ()))
+
+
+def _packed_layout(segments: Segments, video: int) -> SequenceLayout | Reason:
+    """The one segment of video is routed; text, audio, conditions and references are exact."""
+    routed = [range(start, stop) for start, stop, kind in segments if kind == "video"]
+    if [len(span) for span in routed] != [video] or not video:
+        return UNKNOWN_TOKENS
+    around = range(routed[0].start), range(routed[0].stop, segments[-1][1])
+    return SequenceLayout(routed[0], tuple(span for span in around if span))
 
 
 def find_architecture(diffusion_model) -> Architecture | None:

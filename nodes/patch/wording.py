@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 from ...kernels.settings import CALIBRATED
+from ..recording.words import Text, counted
 from .options import AUTOMATIC, CUSTOM, Options
+
+# Steps that models take which were distilled to few, and which take no guidance.
+FEW_STEPS = range(3, 9)
+FEW_STEP = "few-step"
+
+
+def advice(options: Options, steps: int) -> Text | None:
+    """What another setting would be for, in a denoising of ``steps`` steps without guidance; None where nothing is to be said."""
+    if steps not in FEW_STEPS or options.preset in (FEW_STEP, CUSTOM):
+        return None
+    return Text(
+        "{steps} without guidance, as models take that are made for few steps (lightning, turbo): preset few-step is for those, with as "
+        "much exact in the last step as in the first.",
+        steps=counted(steps, "step"),
+    )
 
 
 def in_words(options: Options, steps: int) -> str:

@@ -70,7 +70,7 @@ DENSE_BLOCK = Reason("dense-block", "The layer is listed in dense_blocks.", "Sho
 UNKNOWN_ARCHITECTURE = Reason(
     "unknown-architecture",
     "The model is not one whose tokens SVG-EAR understands.",
-    "Use a Wan, HunyuanVideo or LTX-Video model.",
+    "Use a Wan, HunyuanVideo, LTX-Video or MiniMax-H3 model.",
 )
 NOT_VIDEO = Reason("not-video", "The model is not working on a video latent.", "Use a video model and a video latent.")
 UNKNOWN_TOKENS = Reason(

@@ -43,6 +43,7 @@ class RunRecord:
         size: of the video; None when it is not known.
         settings: what the user chose, in words.
         warnings: what the user should know first.
+        advice: what another setting would be for; None where nothing is to be said.
         state_bytes: device memory that the kept clusters took at the end.
         completed: False after an error or an interrupt; density, error and times are then left out.
         latent: digest of the resulting latent, None unless completed.
@@ -69,6 +70,7 @@ class RunRecord:
     size: VideoSize | None = None
     settings: str = ""
     warnings: tuple[str, ...] = ()
+    advice: Text | None = None
     state_bytes: int = 0
     completed: bool = True
     latent: str | None = None
@@ -107,6 +109,8 @@ class Run:
         self._failed: dict[torch.device, Reason] = {}
         self._seen: tuple[int, VideoSize | None, int, str] | None = None
         self._warnings: dict[str, None] = {}
+        self._advice: Text | None = None
+        self._is_guided = False
         self._on_cpu = False
         self._narrowed: torch.dtype | None = None
         self._lock = threading.Lock()
@@ -130,6 +134,11 @@ class Run:
             is_new = text not in self._warnings
             self._warnings[text] = None
             return is_new
+
+    def advise(self, text: Text | None, is_guided: bool):
+        """Take note of advice for a run without guidance, in an evaluation that ``is_guided`` or not."""
+        with self._lock:
+            self._advice, self._is_guided = text, self._is_guided or is_guided
 
     def fail(self, device: torch.device, reason: Reason):
         """Note why nothing more can run sparse on ``device`` in this run."""
@@ -203,6 +212,7 @@ class Run:
             size=size,
             settings=self.settings,
             warnings=tuple(self._warnings),
+            advice=None if self._is_guided else self._advice,
             state_bytes=self.state_bytes,
             completed=result is not None,
             latent=latent_digest(result),

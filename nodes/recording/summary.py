@@ -148,6 +148,8 @@ def _what_ran(run: RunRecord) -> list[str]:
         lines.append(_tokens(run))
     if run.settings:
         lines.append(Text("Settings: {settings}", settings=run.settings))
+    if run.advice is not None:
+        lines.append(Text("Advice: {text}", text=run.advice))
     return lines
 
 

@@ -35,11 +35,19 @@ class LTXVModel:
     names_blocks = False
 
 
+class MiniMaxH3Model:
+    """One row of text, audio and video; as in ComfyUI 0.33 it does not say which block is running."""
+
+    patch_size = (1, 2, 2)
+    blocks = [None] * 3
+    names_blocks = False
+
+
 class Unknown:
     pass
 
 
-MODELS = {"wan": WanModel, "hunyuan": HunyuanVideo, "ltx": LTXVModel, "unknown": Unknown}
+MODELS = {"wan": WanModel, "hunyuan": HunyuanVideo, "ltx": LTXVModel, "minimax": MiniMaxH3Model, "unknown": Unknown}
 
 
 def flow_sigma(percent, shift=3.0):

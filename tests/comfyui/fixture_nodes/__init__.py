@@ -5,6 +5,7 @@ import json
 import os
 import time
 
+import comfy.nested_tensor
 import comfy.patcher_extension
 import folder_paths
 import numpy
@@ -33,7 +34,8 @@ class Conditioning:
 
     ``file`` names an .npy file in the input folder that holds the text tokens ``[1, tokens, channels]`` instead.
     ``masked`` adds an attention mask, in which ``padding`` of the last text tokens are off. ``image`` adds a latent image
-    and mask for image-to-video models, ``reference`` a reference latent and ``context`` a context latent.
+    and mask for image-to-video models, ``reference`` a reference latent and ``context`` a context latent. MiniMax-H3 has its own:
+    ``keyframe``, to begin with, and ``shown``, a video with its sound to refer to.
     """
 
     CATEGORY = "svg-ear tests"
@@ -49,7 +51,7 @@ class Conditioning:
                 **{name: _int() for name in sizes},
                 "masked": ("BOOLEAN", {"default": False}),
                 "file": ("STRING", {"default": ""}),
-                **{name: ("LATENT",) for name in ("image", "reference", "context")},
+                **{name: ("LATENT",) for name in ("image", "reference", "context", "keyframe", "shown")},
             },
         }
 
@@ -68,6 +70,8 @@ class Conditioning:
         image=None,
         reference=None,
         context=None,
+        keyframe=None,
+        shown=None,
     ):
         generator = torch.Generator().manual_seed(seed)
         text = torch.randn(1, tokens, channels, generator=generator)
@@ -91,11 +95,26 @@ class Conditioning:
             entries["reference_latents"] = [reference["samples"]]
         if context is not None:
             entries["context_latents"] = [context["samples"]]
+        if keyframe is not None:
+            sound = torch.randn(1, 32, 2, 3, generator=generator)
+            entries["minimax_keyframes"] = [{"resolved_frame_index": 0, "latent": keyframe["samples"], "audio_latent": sound}]
+        if shown is not None:
+            entries["minimax_refs"] = [_shown(shown["samples"], torch.randn(1, 32, 2, 4, generator=generator))]
         return ([[text, entries]],)
 
 
+def _shown(video, sound):
+    """A video to refer to as MiniMax-H3's nodes hand it on."""
+    frames, rows, columns = video.shape[2:]
+    size = {"latent_t": frames, "latent_h": rows, "latent_w": columns, "ref_audio_t": sound.shape[-1]}
+    return {"kind": "video_audio", "latent": video, "audio_latent": sound} | size
+
+
 class Latent:
-    """An empty latent of any shape, or a random one where ``noise`` is above 0; ``masked`` adds a random noise mask."""
+    """An empty latent of any shape, or a random one where ``noise`` is above 0; ``masked`` adds a random noise mask.
+
+    ``audio``, such as 32x2x10, is the shape of an empty second stream.
+    """
 
     CATEGORY = "svg-ear tests"
     FUNCTION = "run"
@@ -111,15 +130,19 @@ class Latent:
                 "seed": _int(),
                 "noise": ("FLOAT", {"default": 0.0}),
                 "masked": ("BOOLEAN", {"default": False}),
+                "audio": ("STRING", {"default": ""}),
             },
         }
 
-    def run(self, channels, frames, height, width, batch=1, seed=0, noise=0.0, masked=False):
+    def run(self, channels, frames, height, width, batch=1, seed=0, noise=0.0, masked=False, audio=""):
         generator = torch.Generator().manual_seed(seed)
         shape = (batch, channels, frames, height, width)
         latent = {"samples": noise * torch.randn(shape, generator=generator) if noise else torch.zeros(shape)}
         if masked:
             latent["noise_mask"] = torch.rand((batch, 1, *shape[2:]), generator=generator)
+        if audio:
+            beside = torch.zeros(batch, *map(int, audio.split("x")))
+            latent["samples"] = comfy.nested_tensor.NestedTensor((latent["samples"], beside))
         return (latent,)
 
 
@@ -201,7 +224,7 @@ class ModelFacts:
 
 
 class Save:
-    """Save a LATENT as .npy and hand its path back in the node's ``file``.
+    """Save a LATENT as .npy and hand its path back in the node's ``file``, that of each stream where it has several.
 
     With ``model`` it is saved as that model sees it, without the scale and shift of its latent format.
     """
@@ -220,9 +243,11 @@ class Save:
 
     def run(self, latent, name, model=None):
         samples = latent["samples"] if model is None else model.model.process_latent_in(latent["samples"])
-        path = os.path.join(folder_paths.get_output_directory(), f"{name}.npy")
-        numpy.save(path, samples.float().cpu().numpy())
-        return {"ui": {"file": [path]}}
+        streams = samples.unbind() if samples.is_nested else [samples]
+        paths = [os.path.join(folder_paths.get_output_directory(), f"{name}-{number}.npy") for number in range(len(streams))]
+        for path, stream in zip(paths, streams):
+            numpy.save(path, stream.float().cpu().numpy())
+        return {"ui": {"file": paths}}
 
 
 class Image:

@@ -17,6 +17,7 @@ DIM = 256
 BLOCKS = 2
 WAN_TEXT_DIM = 4096  # the one width that ComfyUI does not read from a Wan checkpoint
 HUNYUAN_TEXT_DIM = 64
+MINIMAX_TEXT_DIM = 64
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -33,6 +34,7 @@ class Architecture:
     conditioning: inputs for the fixture node ``SVGEARTestConditioning``.
     self_attention: eligible attention calls in one evaluation of the model.
     other_attention: the rest, such as cross-attention and the token refiner.
+    audio: shape of the audio latent that is denoised beside the video, without its batch.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Architecture:
     self_attention: int
     other_attention: int
     metadata: dict | None = field(default=None)
+    audio: tuple[int, ...] | None = None
 
     @property
     def file_name(self) -> str:
@@ -188,6 +191,23 @@ def ltx_video() -> Shapes:
     return shapes
 
 
+def minimax_h3() -> Shapes:
+    """MiniMax-H3: one row of text, conditions, audio and video through blocks without biases."""
+    shapes = (
+        _linear("video_patch_proj", 24 * 4, DIM) | _linear("audio_patch_proj", 32, DIM) | _linear("condition_proj", MINIMAX_TEXT_DIM, DIM)
+    )
+    shapes |= _linear("time_embedder.proj_in", 256, DIM) | _linear("time_embedder.proj_out", DIM, DIM) | {"rope.inv_freq": (16,)}
+    for name in [f"token_refiner.blocks.{block}" for block in range(2)] + [f"blocks.{block}" for block in range(BLOCKS)]:
+        shapes |= {f"{name}.norm{norm}.weight": (DIM,) for norm in (1, 2)} | {f"{name}.attn.{side}_norm.weight": (128,) for side in "qk"}
+        shapes |= {f"{name}.attn.qkv_proj.weight": (3 * DIM, DIM), f"{name}.attn.out_proj.weight": (DIM, DIM)}
+        shapes |= {f"{name}.mlp.fc1.weight": (4 * DIM, DIM), f"{name}.mlp.fc2.weight": (DIM, 2 * DIM)}
+        if name.startswith("blocks"):
+            shapes |= _linear(f"{name}.adaln_proj.linear", DIM, 6 * 3 * DIM)
+    shapes |= {"token_refiner.final_norm.weight": (DIM,), "final_layer.norm.weight": (DIM,)}
+    shapes |= _linear("final_layer.adaln_proj.linear", DIM, 2 * DIM)
+    return shapes | _linear("final_layer.video_out", DIM, 24 * 4) | _linear("final_layer.audio_out", DIM, 32)
+
+
 LTX_CONFIG = {"num_attention_heads": 4, "attention_head_dim": 64, "cross_attention_dim": DIM, "caption_channels": 64}
 
 WAN_TEXT = {"tokens": 12, "channels": WAN_TEXT_DIM}
@@ -256,6 +276,18 @@ ARCHITECTURES = {
             2,
             2,
             {"config": {"transformer": LTX_CONFIG}},
+        ),
+        # The token refiner runs before sampling.
+        Architecture(
+            "minimax_h3",
+            "MiniMaxH3",
+            minimax_h3,
+            (24, 7, 12, 16),
+            (1, 2, 2),
+            {"tokens": 12, "channels": MINIMAX_TEXT_DIM},
+            2,
+            0,
+            audio=(32, 2, 10),
         ),
     )
 }

@@ -44,9 +44,9 @@ class Result:
     outputs: dict[str, dict]
     cached: tuple[str, ...]
 
-    def latent(self, node) -> numpy.ndarray:
-        """The latent that a ``SVGEARTestSave`` node wrote, [B, C, T, H, W]."""
-        return numpy.load(Path(self.outputs[_node_id(node)]["file"][0]))
+    def latent(self, node, stream: int = 0) -> numpy.ndarray:
+        """The latent that a ``SVGEARTestSave`` node wrote, [B, C, T, H, W]; of several streams the video, or what else was denoised."""
+        return numpy.load(Path(self.outputs[_node_id(node)]["file"][stream]))
 
     def text(self, node) -> str:
         """What an output node shows as text: ``SVGEARTestShowText``, ``SVGEARReport``, ``PreviewAny``."""

@@ -65,8 +65,11 @@ class Graph:
         return self.add("SVGEARTestConditioning", seed=seed, **inputs)[0]
 
     def latent(self, shape: tuple[int, int, int, int], **changes) -> list:
-        """Add a latent of channels, frames, height, width; ``changes``: ``batch``, ``seed``, ``noise``, ``masked``."""
+        """Add a latent of channels, frames, height, width; ``changes``: ``batch``, ``seed``, ``noise``, ``masked``, and ``audio``, the
+        shape of what is denoised beside the video."""
         channels, frames, height, width = shape
+        audio = changes.pop("audio", None)
+        changes |= {"audio": "x".join(map(str, audio))} if audio else {}
         return self.add("SVGEARTestLatent", channels=channels, frames=frames, height=height, width=width, **changes)[0]
 
     def sample(self, model: list, latent: list, *, steps: int, seed: int = 0, cfg: float = 1.0, **inputs) -> list:
@@ -146,7 +149,9 @@ def sampling(
         model = after(graph, model)
     sampled = graph.sample(
         model,
-        graph.latent(latent or ARCHITECTURES[architecture].latent, **(latent_options or {})),
+        graph.latent(
+            latent or ARCHITECTURES[architecture].latent, **({"audio": ARCHITECTURES[architecture].audio} | (latent_options or {}))
+        ),
         positive=graph.conditioning(architecture, 1, **(positive or {})),
         negative=graph.conditioning(architecture, 2, **(negative or {})),
         seed=seed,

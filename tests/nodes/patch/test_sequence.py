@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from fake_comfyui import MODELS, HunyuanVideo, WanModel
 from svg_ear.kernels import SequenceLayout
-from svg_ear.nodes.patch.sequence import apply_mask, find_architecture, video_grid
+from svg_ear.nodes.patch.sequence import apply_mask, find_architecture, packed_segments, video_grid
 from svg_ear.nodes.recording.reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS
 
 TEXT_FIRST = SequenceLayout(range(6, 10), (range(6),))
@@ -36,7 +38,7 @@ def test_hunyuan_puts_text_first():
     assert architecture("hunyuan").layout(4, 4) == SequenceLayout(range(4))
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan", "ltx"])
+@pytest.mark.parametrize("name", ["wan", "hunyuan", "ltx", "minimax"])
 @pytest.mark.parametrize(("tokens", "video"), [(10, 0), (0, 0), (0, 4)])
 def test_no_video_is_a_reason_and_no_error(name, tokens, video):
     assert architecture(name).layout(tokens, video) == UNKNOWN_TOKENS
@@ -45,6 +47,33 @@ def test_no_video_is_a_reason_and_no_error(name, tokens, video):
 def test_ltx_is_nothing_but_video():
     assert architecture("ltx").layout(10, 10) == SequenceLayout(range(10))
     assert architecture("ltx").layout(11, 10) == UNKNOWN_TOKENS
+
+
+SEGMENTS = ((0, 3, "text"), (3, 4, "cond"), (4, 6, "audio"), (6, 10, "video"))
+
+
+@pytest.mark.parametrize(
+    "said", [{"minimax_h3_layout": SimpleNamespace(segments=list(SEGMENTS))}, {"minimax_payload": {"layout": None}}, {}]
+)
+def test_minimax_routes_the_video_whether_its_packing_is_told_or_not(said):
+    segments = packed_segments(said)
+    assert segments == (SEGMENTS if "minimax_h3_layout" in said else ())
+    assert architecture("minimax").layout(10, 4, segments) == TEXT_FIRST
+
+
+def test_what_is_packed_behind_the_video_is_exact_too():
+    segments = packed_segments(
+        {"minimax_payload": {"layout": SimpleNamespace(segments=[(0, 3, "text"), (3, 7, "video"), (7, 10, "audio")])}}
+    )
+    assert architecture("minimax").layout(10, 4, segments) == SequenceLayout(range(3, 7), (range(3), range(7, 10)))
+
+
+@pytest.mark.parametrize(
+    "segments", [((0, 5, "text"), (5, 10, "video")), ((0, 10, "text"),), ((0, 4, "video"), (4, 6, "audio"), (6, 10, "video"))]
+)
+def test_a_packing_that_does_not_fit_the_video_is_a_reason(segments):
+    assert architecture("minimax").layout(10, 4, segments) == UNKNOWN_TOKENS
+    assert architecture("minimax").layout(14, 4, segments) == SequenceLayout(range(10, 14), (range(10),)), "that of another sequence"
 
 
 def test_single_blocks_are_numbered_after_double_blocks():

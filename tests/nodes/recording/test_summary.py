@@ -1,9 +1,9 @@
 import pytest
 from fake_comfyui import options
 from svg_ear.nodes.patch.options import Options
-from svg_ear.nodes.patch.wording import in_words
+from svg_ear.nodes.patch.wording import advice, in_words
 from svg_ear.nodes.recording.reasons import CROSS_ATTENTION, SHORT_SEQUENCE, UNKNOWN_ARCHITECTURE, WARM_UP_STEP
-from svg_ear.nodes.recording.record import Found, RunRecord
+from svg_ear.nodes.recording.record import Found, Run, RunRecord
 from svg_ear.nodes.recording.size import VideoSize
 from svg_ear.nodes.recording.summary import headline, report, status
 from svg_ear.nodes.recording.times import RunTimes
@@ -35,6 +35,27 @@ def test_report_counts_and_measures():
         assert part in text
     assert "attend 3.2 s" in text and "3 MB" in text
     assert "WARNING" not in text and "matches no" not in text
+
+
+def test_few_steps_without_guidance_are_advised_another_preset():
+    run, few = Run(), Options(preset="balanced")
+    assert [steps for steps in range(50) if advice(few, steps)] == [3, 4, 5, 6, 7, 8]
+    assert advice(Options(preset="few-step"), 4) is None
+    run.advise(advice(few, 4), is_guided=False)
+    advised = told(run.finish(None))
+    assert "Advice: 4 steps without guidance" in advised and "preset few-step" in advised
+    run.advise(advice(few, 4), is_guided=True)
+    run.advise(advice(few, 4), is_guided=False)
+    assert "Advice" not in told(run.finish(None))
+
+
+def test_frames_of_tokens_that_are_not_all_alike():
+    """MiniMax-H3's: 17 frames in 5 tokens."""
+    token, rhythm = (4, 32, 32), (1, 4, 4, 4, 4)
+    assert VideoSize((37, 22, 40), token, rhythm).in_words() == "1280 x 704, 124 frames"
+    assert [VideoSize((count, 1, 1), token, rhythm).frames for count in (1, 2, 7, 72)] == [1, 5, 22, 243]
+    larger, longer = VideoSize((7, 22, 40), token, rhythm).reaching(20000)
+    assert longer.grid == (23, 22, 40) and longer.frames == 4 * 17 + 1 + 4 + 4 and larger.frames == 22
 
 
 def test_warns_with_the_likeliest_cause():
