@@ -6,6 +6,7 @@ from .pipeline import sparse_attention
 from .preparation import Preparation, prepare
 from .selftest import SelfTest
 from .settings import BlockRouting, SequenceLayout, Settings
+from .shared_keys import SharedKeys
 from .state import ClusterState
 from .timing import StageTimer
 from .types import AttentionResult, RoutedHeads, Statistics
@@ -21,6 +22,7 @@ __all__ = [
     "SelfTest",
     "SequenceLayout",
     "Settings",
+    "SharedKeys",
     "StageTimer",
     "Statistics",
     "prepare",

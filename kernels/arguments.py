@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .blocks import block_count
 from .device import unavailable_reason
-from .numerics import ceil_div
+from .numerics import ceil_div, compute_dtype
 from .settings import CALIBRATED, BlockRouting, SequenceLayout, Settings
+from .strides import readable
 
 IMPLEMENTATIONS = ("torch", "triton")
 # Bytes. Chunks of fewer heads would leave a short sequence waiting for launches.
@@ -51,7 +52,7 @@ def owners_of(layouts: list[SequenceLayout], owners: Sequence[int] | None) -> li
         raise ValueError(
             f"owners are {owners} for {batch} batch items; name for each item one that is its own owner, such as {[0] * batch}"
         )
-    if any(layouts[owner].video != layout.video for owner, layout in zip(owners, layouts)):
+    if any(_places(layouts[owner]) != _places(layout) for owner, layout in zip(owners, layouts)):
         raise ValueError(f"owners are {owners} of items whose video lies elsewhere: {layouts}; let each item be its own")
     return owners
 
@@ -61,7 +62,7 @@ def alike(layouts: list[SequenceLayout], owners: list[int]) -> list[range]:
     found: list[range] = []
     for item, layout in enumerate(layouts):
         first = found[-1].start if found else item
-        if found and layouts[first].video == layout.video and owners[first] - first == owners[item] - item:
+        if found and _places(layouts[first]) == _places(layout) and owners[first] - first == owners[item] - item:
             found[-1] = range(first, item + 1)
         else:
             found.append(range(item, item + 1))
@@ -70,9 +71,13 @@ def alike(layouts: list[SequenceLayout], owners: list[int]) -> list[range]:
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]) -> None:
     """Raise ValueError unless shapes, dtypes, devices and layouts fit together."""
-    if q.dim() != 4 or not q.shape == k.shape == v.shape:
+    named = all(layout.queries is not None for layout in layouts)
+    if q.dim() != 4 or k.shape != v.shape or q.shape != (*k.shape[:2], q.shape[2] if named else k.shape[2], *k.shape[3:]):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (q, k, v))
-        raise ValueError(f"q, k, v have shapes {shapes}; self-attention needs three equal [B, H, L, D]")
+        raise ValueError(
+            f"q, k, v have shapes {shapes}; self-attention needs three equal [B, H, L, D], "
+            "and another L of q needs layouts that name the queries"
+        )
     if not (q.dtype == k.dtype == v.dtype and q.is_floating_point() and q.device == k.device == v.device):
         kinds = ", ".join(f"{tensor.dtype} on {tensor.device}" for tensor in (q, k, v))
         raise ValueError(f"q, k, v are {kinds}; they need one floating dtype on one device")
@@ -80,10 +85,24 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, layouts: list[SequenceLayout]
         raise ValueError(f"{len(layouts)} layouts for {q.shape[0]} batch items; pass one for all or one each")
     for layout in layouts:
         last = max(span.stop for span in (layout.video, *layout.conditioning))
-        if last > q.shape[2]:
-            raise ValueError(f"{layout} reaches position {last}, but the sequence has {q.shape[2]} tokens")
-    if len({len(layout.video) for layout in layouts}) > 1:
+        if last > k.shape[2]:
+            raise ValueError(f"{layout} reaches position {last}, but the sequence has {k.shape[2]} tokens")
+        if layout.routed_queries.stop > q.shape[2]:
+            raise ValueError(f"{layout} reaches query {layout.routed_queries.stop}, but there are {q.shape[2]}")
+    if len({(len(layout.video), len(layout.routed_queries)) for layout in layouts}) > 1:
         raise ValueError(f"batch items differ in their number of video tokens: {layouts}; split the batch")
+
+
+def biases_of(k: Tensor, biases: Tensor | None) -> Tensor | None:
+    """``biases`` as ``[B, H, L]`` in the dtype of sums; raise ValueError where they do not fit the keys."""
+    if biases is None:
+        return None
+    batch, heads, length, _ = k.shape
+    if biases.dim() != 3 or biases.shape[0] not in (1, batch) or biases.shape[1] not in (1, heads) or biases.shape[2] != length:
+        raise ValueError(f"biases are {tuple(biases.shape)}; these keys need [{batch} or 1, {heads} or 1, {length}]")
+    if not biases.is_floating_point() or biases.device != k.device:
+        raise ValueError(f"biases are {biases.dtype} on {biases.device}; they need a floating dtype on {k.device}")
+    return readable(biases.to(compute_dtype(k.dtype))).expand(batch, heads, length)
 
 
 def settings_for(q: Tensor, settings: Settings, layouts: list[SequenceLayout], blocks: BlockRouting | None) -> Settings:
@@ -93,6 +112,8 @@ def settings_for(q: Tensor, settings: Settings, layouts: list[SequenceLayout], b
         raise ValueError(f"method is {settings.method!r} and {given} are given; pass blocks with method {CALIBRATED!r} and with no other")
     if blocks is None:
         return settings
+    if any(layout.routed_queries != layout.video for layout in layouts):
+        raise ValueError(f"method {CALIBRATED!r} knows blocks of queries that are the keys' positions, and these are not: {layouts}")
     count = block_count(len(layouts[0].video), blocks.size)
     if tuple(blocks.exact.shape) != (q.shape[1], count, count) or blocks.exact.device != q.device:
         raise ValueError(
@@ -105,10 +126,25 @@ def settings_for(q: Tensor, settings: Settings, layouts: list[SequenceLayout], b
     return replace(settings, query_clusters=count, key_clusters=count)
 
 
-def heads_at_once(q: Tensor, tokens: int, settings: Settings, memory_limit: int | None, stages: ModuleType) -> int:
-    """Heads of one chunk: as many as ``memory_limit`` bytes allow, in chunks of about one size."""
-    heads = q.shape[1]
-    if memory_limit is None:
-        memory_limit = max(9 * q.nbytes // 4, LEAST_GPU_MEMORY if q.is_cuda else 0)
-    most = max(1, min(heads, memory_limit // stages.working_bytes(q, tokens, settings)))
-    return ceil_div(heads, ceil_div(heads, most))
+def chunks_for(
+    q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, settings: Settings, memory: int | None, stages: ModuleType, sharing: bool
+) -> tuple[int, bool]:
+    """Heads of one chunk, as many as ``memory`` bytes allow, in chunks of about one size; and whether sorted keys stay."""
+    heads, tokens = k.shape[1], len(layout.video)
+    if memory is None:
+        memory = 3 * (2 * (k.nbytes + v.nbytes) if sharing else q.nbytes + k.nbytes + v.nbytes) // 4
+        memory = max(memory, LEAST_GPU_MEMORY if q.is_cuda else 0)
+    of_keys, of_head = stages.key_bytes(k, tokens), stages.table_bytes(k, len(layout.routed_queries), tokens, settings)
+    of_all_keys = k.shape[0] * heads * of_keys
+    stays = sharing and of_all_keys + of_head <= memory
+    if stays:
+        memory -= of_all_keys
+    else:
+        of_head += of_keys
+    most = max(1, min(heads, memory // of_head))
+    return ceil_div(heads, ceil_div(heads, most)), stays
+
+
+def _places(layout: SequenceLayout) -> tuple[range, range]:
+    """Where the video is, as keys and as queries."""
+    return layout.video, layout.routed_queries

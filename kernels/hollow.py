@@ -49,12 +49,13 @@ class HollowTensor:
 
 @dataclass(frozen=True)
 class HollowCall:
-    """The arguments of :func:`~.pipeline.sparse_attention`, but for the data of ``inputs`` and of ``exact`` and ``labels`` of blocks."""
+    """The arguments of :func:`~.pipeline.sparse_attention`, but for the data of ``inputs``, of ``biases`` and of blocks."""
 
     inputs: tuple[HollowTensor, ...]
     settings: Settings
     layouts: SequenceLayout | Sequence[SequenceLayout] | None
     memory_limit: int | None
+    biases: HollowTensor | None = None
     exact: HollowTensor | None = None
     labels: HollowTensor | None = None
     block_size: int = 0
@@ -69,7 +70,7 @@ class HollowCall:
     def kind(self) -> tuple:
         """What calls have in common that launch the same kernels, however long they are."""
         query, layouts = self.inputs[0], [self.layouts] if isinstance(self.layouts, SequenceLayout) else self.layouts
-        has_text = layouts is not None and len(layouts[0].video) < query.shape[2]
+        has_text = layouts is not None and len(layouts[0].video) < self.inputs[1].shape[2]
         return query.device, query.dtype, query.shape[3], has_text, self.settings
 
     @classmethod
@@ -83,9 +84,11 @@ class HollowCall:
         blocks: BlockRouting | None,
         memory_limit: int | None,
         dtype: torch.dtype | None = None,
+        biases: Tensor | None = None,
     ) -> HollowCall:
         """The call with these arguments, none of which is kept alive; inputs as if converted to ``dtype``."""
-        call = cls(tuple(HollowTensor.like(tensor, dtype) for tensor in (q, k, v)), settings, layouts, memory_limit)
+        weights = None if biases is None else HollowTensor.like(biases)
+        call = cls(tuple(HollowTensor.like(tensor, dtype) for tensor in (q, k, v)), settings, layouts, memory_limit, weights)
         if blocks is None:
             return call
         labels = None if blocks.labels is None else HollowTensor.like(blocks.labels)
@@ -99,12 +102,14 @@ class HollowCall:
         # Constants of the stages are tensors with data.
         with FakeTensorMode(allow_non_fake_inputs=True), recorded_launches() as launches:
             inputs, blocks = [tensor.empty() for tensor in self.inputs], self._blocks()
+            biases = self.biases and self.biases.empty()
             # Clusters are new, those of the last call, or made anew from them.
             for state.calls in sorted({0, 1, self.settings.recluster_every}):
                 sparse_attention(
                     *inputs,
                     self.settings,
                     layouts=self.layouts,
+                    biases=biases,
                     blocks=blocks,
                     state=state,
                     memory_limit=self.memory_limit,

@@ -9,19 +9,20 @@ from types import ModuleType
 
 from torch import Tensor
 
-from .arguments import alike, check_tensors, heads_at_once, layouts_of, owners_of, settings_for, stages_for
+from .arguments import alike, biases_of, check_tensors, chunks_for, layouts_of, owners_of, settings_for, stages_for
 from .blocks import anchored, copy_anchors, exact_blocks
-from .clustering import cluster_by_blocks, cluster_tokens
+from .clustering import cluster_as, cluster_by_blocks, cluster_tokens
 from .device import on_its_device
 from .replay import replayed
 from .settings import BlockRouting, SequenceLayout, Settings
+from .shared_keys import SharedKeys
 from .state import ClusterState
 from .statistics import Measured, measure
 from .strides import readable
 from .surroundings import attend_surroundings, conditioning_of
 from .timing import StageTimer
 from .tuning import attend_tiles, probe_tiles
-from .types import AttentionResult, Clusters, RoutedHeads, parts
+from .types import AttentionResult, Clusters, RoutedHeads, SortedKeys, Summaries, parts
 
 
 @on_its_device
@@ -32,8 +33,10 @@ def sparse_attention(
     settings: Settings = Settings(),
     *,
     layouts: SequenceLayout | Sequence[SequenceLayout] | None = None,
+    biases: Tensor | None = None,
     blocks: BlockRouting | None = None,
     state: ClusterState | None = None,
+    shared: SharedKeys | None = None,
     owners: Sequence[int] | None = None,
     scale: float | None = None,
     memory_limit: int | None = None,
@@ -48,18 +51,22 @@ def sparse_attention(
     numbered.
 
     Args:
-        q, k, v: ``[B, H, L, D]``, one floating dtype and device, any strides, RoPE applied.
+        q, k, v: ``[B, H, L, D]``, one floating dtype and device, any strides, RoPE applied. L of q may be another one where the
+            layouts name their queries.
         settings: how blocks are chosen.
         layouts: which tokens are video and which are always exact, one for all batch items or one each;
             None routes all tokens.
+        biases: ``[B or 1, H or 1, L of k]`` of any floating dtype, added to the logits of the conditioning keys, minus infinity
+            hides one; zero at the video's keys. None adds nothing.
         blocks: what method ``calibrated`` computes; for that method only.
         state: clusters of the previous denoising step; updated in place. None clusters from scratch.
+        shared: what calls before with the same video keys and values found out of them; updated in place. None shares nothing.
         owners: for each batch item the one whose clusters it takes, which must be its own owner: the same positions together,
             with means of its own. It costs a fraction of clustering anew. None lets every item have its own clusters.
         scale: factor of the logits; None is ``D ** -0.5``.
         memory_limit: bytes of working memory beyond the output that one chunk of heads should stay under (at least
-            one head is processed at a time whatever it needs); None is three quarters of the size of q, k and v together, and on
-            a GPU at least 512 MiB.
+            one head is processed at a time whatever it needs); None is three quarters of the size of q, k and v together (three
+            halves of that of k and v where keys are shared), and on a GPU at least 512 MiB.
         timer: adds up the time per stage.
         observe: called with the routing of every chunk of heads, on the device, before it is forgotten.
         implementation: ``torch`` or ``triton``; None is triton on a GPU and torch on a CPU. Nothing falls back from one
@@ -69,12 +76,13 @@ def sparse_attention(
         Output and statistics.
 
     Raises:
-        ValueError: shapes, dtypes, devices, layouts, owners or blocks that do not fit together, a state of another shape, or an
-            unknown implementation.
+        ValueError: shapes, dtypes, devices, layouts, biases, owners or blocks that do not fit together, a state of another shape,
+            shared keys of another one, or an unknown implementation.
         RuntimeError: Triton is wanted and cannot run on the device; the message says why.
     """
-    layouts = layouts_of(q, layouts)
+    layouts = layouts_of(k, layouts)
     check_tensors(q, k, v, layouts)
+    biases = biases_of(k, biases)
     settings = settings_for(q, settings, layouts, blocks)
     stages = stages_for(q, implementation)
     q, k, v = map(readable, (q, k, v))
@@ -82,15 +90,18 @@ def sparse_attention(
     scale = dim**-0.5 if scale is None else scale
     done = timer.start(q.device) if timer else _untimed
     owners = owners_of(layouts, owners)
-    tokens, together = len(layouts[0].video), alike(layouts, owners)
-    state = state or ClusterState()
-    state.begin((*q.shape, tokens, *map(len, together), q.dtype, q.device, stages.__name__), settings)
-    step = heads_at_once(q, tokens, settings, memory_limit, stages)
-    call = _Call(stages, settings, blocks, scale, layouts, owners, together, step, done)
-    repeats = observe is None and call.only_launches(q, state)
-    output, measured = call.repeated(q, k, v, state) if repeats else call.run(q, k, v, state, observe)
+    queries, tokens, together = len(layouts[0].routed_queries), len(layouts[0].video), alike(layouts, owners)
+    sharing = shared is not None
+    step, keeps_order = chunks_for(q, k, v, layouts[0], settings, memory_limit, stages, sharing)
+    state, shared = state or ClusterState(), shared or SharedKeys()
+    kind = (tokens, *map(len, together), q.dtype, q.device, stages.__name__)
+    state.begin((*q.shape, k.shape[2], queries, *kind), settings)
+    shared.begin((batch, heads, dim, *kind, *owners, settings))
+    call = _Call(stages, settings, blocks, scale, layouts, owners, together, step, done, shared, keeps_order)
+    repeats = observe is None and not sharing and call.only_launches(q, state)
+    output, measured = call.repeated(q, k, v, biases, state) if repeats else call.run(q, k, v, biases, state, observe)
     state.calls += 1
-    return AttentionResult(output, measure(measured, batch, tokens))
+    return AttentionResult(output, measure(measured, batch, queries))
 
 
 def _untimed(stage: str) -> None:
@@ -119,6 +130,8 @@ class _Call:
         together: runs of batch items that are clustered together.
         step: heads of a chunk.
         done: told when a stage ends.
+        shared: what is known of the keys.
+        keeps_order: whether the sorted keys stay with that.
     """
 
     stages: ModuleType
@@ -130,9 +143,17 @@ class _Call:
     together: list[range]
     step: int
     done: Callable[[str], None]
+    shared: SharedKeys
+    keeps_order: bool
 
     def run(
-        self, q: Tensor, k: Tensor, v: Tensor, state: ClusterState, observe: Callable[[RoutedHeads], None] | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        biases: Tensor | None,
+        state: ClusterState,
+        observe: Callable[[RoutedHeads], None] | None = None,
     ) -> tuple[Tensor, list[Measured]]:
         """The output ``[B, H, L, D]``, and the figures of every chunk of heads, one batch item after the other."""
         layouts, owners, step = self.layouts, self.owners, self.step
@@ -146,7 +167,8 @@ class _Call:
             owned = _items_of(found, owners[items.start], len(items))
             groups, clusters = found[items] = self.cluster(q[own], k[own], layouts[items.start], state, items, owned)
             places = itertools.product(items, (range(head, min(heads, head + step)) for head in range(0, heads, step)))
-            chunks = zip(*(parts(tensor[own], step) for tensor in (q, k, v, output)), groups.parts(step), clusters.parts(step))
+            some_biases = itertools.repeat(None) if biases is None else parts(biases[own], step)
+            chunks = zip(*(parts(tensor[own], step) for tensor in (q, k, v, output)), some_biases, groups.parts(step), clusters.parts(step))
             for (item, some), chunk in zip(places, chunks):
                 routed = self.attend(*chunk, layouts[item], item, some)
                 measured[item].append(Measured.of(routed.routing, routed.probe, routed.query_groups))
@@ -160,19 +182,21 @@ class _Call:
         launches = isinstance(self.stages, ModuleType) and self.stages.LAUNCHES
         return launches and type(q) is Tensor and bool(state.items) and self.blocks is None
 
-    def repeated(self, q: Tensor, k: Tensor, v: Tensor, state: ClusterState) -> tuple[Tensor, list[Measured]]:
+    def repeated(self, q: Tensor, k: Tensor, v: Tensor, biases: Tensor | None, state: ClusterState) -> tuple[Tensor, list[Measured]]:
         """What :meth:`run` gives, by the launches of an earlier call that was alike."""
 
-        def compute(done: Callable[[str], None], q: Tensor, k: Tensor, v: Tensor, *kept: Tensor | None) -> list[Tensor | None]:
+        def compute(
+            done: Callable[[str], None], q: Tensor, k: Tensor, v: Tensor, biases: Tensor | None, *kept: Tensor | None
+        ) -> list[Tensor | None]:
             after = state.of(kept)
-            output, measured = replace(self, done=done).run(q, k, v, after)
+            output, measured = replace(self, done=done, shared=SharedKeys()).run(q, k, v, biases, after)
             return [output, *(tensor for some in measured for tensor in some.tensors()), *after.tensors()]
 
         reclusters = state.calls % self.settings.recluster_every == 0
         tiles = attend_tiles(q.device, q.itemsize), probe_tiles(q.device, q.itemsize)
         key = (self.settings, self.scale, *self.layouts, *self.owners, self.step, *state.items, reclusters, *tiles)
         kept = state.tensors()
-        output, *found = replayed(compute, key, (q, k, v, *kept), self.done)
+        output, *found = replayed(compute, key, (q, k, v, biases, *kept), self.done)
         split = len(found) - len(kept)
         state.items = state.of(found[split:]).items
         return output, Measured.all_of(found[:split])
@@ -184,14 +208,13 @@ class _Call:
 
         They are in the places of ``owned`` where owners have clusters already.
         """
-        queries, keys = (_of(layout.video, tensor) for tensor in (q, k))
+        queries, keys = _of(layout.routed_queries, q), _of(layout.video, k)
         if self.blocks is not None:
             found = cluster_by_blocks(queries, keys, self.stages, self.blocks)
         elif owned is not None:
-            groups, clusters = owned
-            found = self.stages.cluster_as(queries, groups), self.stages.cluster_as(keys, clusters)
+            found = cluster_as(queries, keys, owned, self.stages, items, self.shared.clusters)
         else:
-            found = cluster_tokens(queries, keys, self.stages, self.settings, state, items)
+            found = cluster_tokens(queries, keys, self.stages, self.settings, state, items, self.shared.clusters)
         self.done("cluster")
         return found
 
@@ -201,6 +224,7 @@ class _Call:
         k: Tensor,
         v: Tensor,
         output: Tensor,
+        biases: Tensor | None,
         groups: Clusters,
         clusters: Clusters,
         layout: SequenceLayout,
@@ -209,12 +233,9 @@ class _Call:
     ) -> RoutedHeads:
         """The other stages for some heads of one batch item; writes ``output``."""
         settings, stages, scale, done = self.settings, self.stages, self.scale, self.done
-        queries, keys, values, video = (_of(layout.video, tensor) for tensor in (q, k, v, output))
-        conditioning = conditioning_of(k, v, layout)
-        sorted_keys = stages.permute(keys, values, clusters)
-        done("permute")
-        summaries = stages.summarize(sorted_keys)
-        done("summarize")
+        queries, video = (_of(layout.routed_queries, tensor) for tensor in (q, output))
+        conditioning = conditioning_of(k, v, layout, biases)
+        sorted_keys, summaries = self.sort(_of(layout.video, k), _of(layout.video, v), clusters, (item, heads))
         if settings.compensates:
             probe = stages.probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)
         else:
@@ -230,7 +251,19 @@ class _Call:
         if self.blocks is not None:
             copy_anchors(video, groups, self.blocks, heads)
         done("attend")
-        if len(layout.video) < q.shape[2]:
-            attend_surroundings(q, k, v, layout, stages, scale, output)
+        if len(layout.routed_queries) < q.shape[2]:
+            attend_surroundings(q, k, v, biases, layout, stages, scale, output)
             done("conditioning")
-        return RoutedHeads(item, heads, computed, clusters, probe, routing)
+        return RoutedHeads(item, heads, computed, sorted_keys.clusters, probe, routing)
+
+    def sort(self, keys: Tensor, values: Tensor, clusters: Clusters, place: tuple[int, range]) -> tuple[SortedKeys, Summaries]:
+        """Keys and values of the heads at ``place`` in the order of their clusters, and what is known of those."""
+        if place in self.shared.sorted:
+            return self.shared.sorted[place]
+        sorted_keys = self.stages.permute(keys, values, clusters)
+        self.done("permute")
+        summaries = self.stages.summarize(sorted_keys)
+        self.done("summarize")
+        if self.keeps_order:
+            self.shared.sorted[place] = sorted_keys, summaries
+        return sorted_keys, summaries

@@ -98,7 +98,7 @@ def probe_tokens(
     """``E_ij = sum_t |exp(s q_i.k_t) v_t - exp(s q_i.k_j) v_j|^2 / Z_i^2`` at every centroid ``q_i``."""
     members = _members(sorted_keys.clusters).to(centroids.dtype)
     keys = torch.cat((sorted_keys.keys, conditioning.keys), dim=2)
-    logits = scale * centroids @ keys.transpose(-1, -2)
+    logits = scale * centroids @ keys.transpose(-1, -2) + F.pad(_biases(conditioning), (sorted_keys.keys.shape[2], 0))
     log_denominators = logits.logsumexp(-1)
     video, extra = logits.softmax(-1).split((sorted_keys.keys.shape[2], conditioning.keys.shape[2]), dim=-1)
     centroid_weights = (scale * centroids @ summaries.key_means.transpose(-1, -2) - log_denominators[..., None]).exp()
@@ -165,41 +165,54 @@ def attend(
         value_means = sorted_keys.values
     if not settings.compensates:
         skipped = torch.full_like(skipped, -torch.inf)
-    extra = scale * queries @ conditioning.keys.transpose(-1, -2)
+    extra = scale * queries @ conditioning.keys.transpose(-1, -2) + _biases(conditioning)
     weights = torch.cat((torch.where(exact.bool(), logits, skipped), extra), dim=-1).softmax(-1)
     video, extra = weights.split((logits.shape[-1], extra.shape[-1]), dim=-1)
     return (video * exact) @ sorted_keys.values + (video * (1 - exact)) @ value_means + extra @ conditioning.values
 
 
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, scale: float) -> Tensor:
-    """Attention of all queries over the visible keys, ``[B, H, L, D]``."""
-    visible = torch.zeros(q.shape[2], dtype=torch.bool)
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, scale: float, biases: Tensor | None = None) -> Tensor:
+    """Attention of all queries over the visible keys with ``biases`` ``[B, H, L]`` added to their logits; returns ``[B, H, L, D]``."""
+    visible = torch.zeros(k.shape[2], dtype=torch.bool)
     for span in (layout.video, *layout.conditioning):
         visible[span.start : span.stop] = True
     logits = (scale * q @ k.transpose(-1, -2)).masked_fill(~visible, -torch.inf)
-    return logits.softmax(-1) @ v
+    return (logits if biases is None else logits + biases[:, :, None]).softmax(-1) @ v
 
 
 def sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, settings: Settings, layout: SequenceLayout, scale: float, kept: KeptClusters
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    settings: Settings,
+    layout: SequenceLayout,
+    scale: float,
+    kept: KeptClusters,
+    biases: Tensor | None = None,
 ) -> Tensor:
     """The whole computation for a call that starts from the centroids of the previous one; returns ``[B, H, L, D]``."""
-    output = dense_attention(q, k, v, layout, scale)
-    video = slice(layout.video.start, layout.video.stop)
+    output = dense_attention(q, k, v, layout, scale, biases)
+    video, routed = (slice(span.start, span.stop) for span in (layout.video, layout.routed_queries))
     outside = [position for span in layout.conditioning for position in span]
-    conditioning = Conditioning(k[:, :, outside], v[:, :, outside])
+    conditioning = Conditioning(k[:, :, outside], v[:, :, outside], None if biases is None else biases[:, :, outside])
     near = settings.kmeans_candidates
     clusters = cluster(k[:, :, video], settings.kmeans_next, kept.key_centroids, None, kept.key_labels, near)
     metric = key_metric(clusters) if settings.key_metric else None
-    groups = cluster(q[:, :, video], settings.kmeans_next, kept.query_centroids, metric, kept.query_labels, near)
+    groups = cluster(q[:, :, routed], settings.kmeans_next, kept.query_centroids, metric, kept.query_labels, near)
     tokens = len(layout.video)
     clusters = split(clusters, k[:, :, video], largest_key_cluster(tokens, settings), routed_counts(tokens, settings)[1])
     sorted_keys = permute(k[:, :, video], v[:, :, video], clusters)
     summaries = summarize(sorted_keys)
     probe = probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)
     routing = route(probe, clusters, settings)
-    output[:, :, video] = attend(q[:, :, video], groups, sorted_keys, conditioning, summaries, routing, settings, scale)
+    output[:, :, routed] = attend(q[:, :, routed], groups, sorted_keys, conditioning, summaries, routing, settings, scale)
     return output
+
+
+def _biases(conditioning: Conditioning) -> Tensor:
+    """``[B, H, 1, T]``, zero where there are none."""
+    zero = conditioning.keys.new_zeros(conditioning.keys.shape[:3])
+    return (zero if conditioning.biases is None else conditioning.biases)[:, :, None]
 
 
 def _members(clusters: Clusters) -> Tensor:

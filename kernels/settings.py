@@ -104,23 +104,32 @@ class Settings:
 class SequenceLayout:
     """Which tokens of a sequence are routed and which are always exact.
 
-    Keys of ``conditioning`` are exact for every query. Queries outside ``video`` attend densely to all visible keys.
-    Tokens in neither are padding: no query sees their keys.
+    Keys of ``conditioning`` are exact for every query. Queries that are not routed attend densely to all visible keys.
+    Tokens in neither ``video`` nor ``conditioning`` are padding: no query sees their keys.
 
     Attributes:
-        video: the routed tokens, a non-empty contiguous range of positions (step 1).
-        conditioning: disjoint ranges of the visible tokens outside ``video`` (step 1).
+        video: the routed keys, a non-empty contiguous range of positions (step 1).
+        conditioning: disjoint ranges of the visible keys outside ``video`` (step 1).
+        queries: the routed queries, a non-empty contiguous range of positions in q (step 1), which may be fewer than the keys.
+            None takes the positions of ``video``, and q as long as k.
     """
 
     video: range
     conditioning: tuple[range, ...] = ()
+    queries: range | None = None
 
     def __post_init__(self):
         spans = sorted((self.video, *self.conditioning), key=lambda span: (span.start, span.stop))
-        if len(self.video) == 0 or any(span.step != 1 or span.start < 0 for span in spans):
-            raise ValueError(f"token ranges must be non-negative with step 1, and video not empty; got {self}")
+        routed = (self.video, self.routed_queries)
+        if not all(map(len, routed)) or any(span.step != 1 or span.start < 0 for span in (*spans, *routed)):
+            raise ValueError(f"token ranges must be non-negative with step 1, and video and queries not empty; got {self}")
         if any(left.stop > right.start for left, right in zip(spans, spans[1:])):
             raise ValueError(f"token ranges overlap: {self}; each position may belong to one range only")
+
+    @property
+    def routed_queries(self) -> range:
+        """The routed queries, named or not."""
+        return self.video if self.queries is None else self.queries
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,12 @@ class KeptClusters:
     """What the next call starts from, in the dtype of the inputs: centroids, and labels when a later call reuses them.
 
     Attributes:
-        query_centroids, key_centroids: ``[B, H, count, D]``.
+        query_centroids, key_centroids: ``[B, H, count, D]``; those of the keys are None where another call found them.
         query_labels, key_labels: integer ``[B, H, N]``, or None.
     """
 
     query_centroids: Tensor
-    key_centroids: Tensor
+    key_centroids: Tensor | None
     query_labels: Tensor | None
     key_labels: Tensor | None
 

@@ -6,3 +6,8 @@ from torch import Tensor
 def readable(tensor: Tensor) -> Tensor:
     """``tensor``, copied only when the elements of a row are apart, which kernels do not read."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def head_stride(biases: Tensor | None) -> int | None:
+    """The stride between the heads of ``[B, H, T]``; None for no tensor."""
+    return None if biases is None else biases.stride(1)

@@ -12,22 +12,29 @@ from .settings import SequenceLayout
 from .types import Conditioning
 
 
-def conditioning_of(k: Tensor, v: Tensor, layout: SequenceLayout) -> Conditioning:
-    """Keys and values ``[B, H, L, D]`` of the tokens around the video that every query sees."""
-    return Conditioning(_tokens(k, layout.conditioning), _tokens(v, layout.conditioning))
+def conditioning_of(k: Tensor, v: Tensor, layout: SequenceLayout, biases: Tensor | None = None) -> Conditioning:
+    """Keys and values ``[B, H, L, D]`` of the tokens around the video that every query sees, and their ``biases`` ``[B, H, L]``."""
+    return Conditioning(*(_tokens(tensor, layout.conditioning) for tensor in (k, v)), _biases(biases, layout.conditioning))
 
 
-def attend_surroundings(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, stages: ModuleType, scale: float, output: Tensor) -> None:
-    """Dense attention of the tokens around the video over all visible keys; all ``[B, H, L, D]``, writes ``output``."""
+def attend_surroundings(
+    q: Tensor, k: Tensor, v: Tensor, biases: Tensor | None, layout: SequenceLayout, stages: ModuleType, scale: float, output: Tensor
+) -> None:
+    """Dense attention of the queries around the video over all visible keys; all ``[B, H, L, D]``, writes ``output``."""
     visible = sorted((layout.video, *layout.conditioning), key=lambda span: span.start)
-    keys, values = _tokens(k, visible), _tokens(v, visible)
-    for outside in (slice(0, layout.video.start), slice(layout.video.stop, q.shape[2])):
+    keys, values, biases = _tokens(k, visible), _tokens(v, visible), _biases(biases, visible)
+    routed = layout.routed_queries
+    for outside in (slice(0, routed.start), slice(routed.stop, q.shape[2])):
         if outside.start < outside.stop:
-            stages.attend_dense(q[:, :, outside], keys, values, scale, output[:, :, outside])
+            stages.attend_dense(q[:, :, outside], keys, values, biases, scale, output[:, :, outside])
+
+
+def _biases(biases: Tensor | None, spans: Sequence[range]) -> Tensor | None:
+    return None if biases is None else _tokens(biases, spans)
 
 
 def _tokens(tensor: Tensor, spans: Sequence[range]) -> Tensor:
-    """The tokens of ascending ``spans`` from ``[B, H, L, D]``, without a copy where they are one run."""
+    """The tokens of ascending ``spans`` from ``[B, H, L, ...]``, without a copy where they are one run."""
     if not spans:
         return tensor[:, :, :0]
     runs: list[range] = []

@@ -116,10 +116,15 @@ class SortedKeys:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Keys and values that are exact for every query: ``[B, H, T, D]``, T may be 0."""
+    """Keys and values that are exact for every query: ``[B, H, T, D]``, T may be 0.
+
+    Attributes:
+        biases: float ``[B, H, T]``, added to the logits of the keys; None adds nothing.
+    """
 
     keys: Tensor
     values: Tensor
+    biases: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from .permute import permute
 from .probe import probe_centroids, probe_tokens
 from .route import route, route_given
 from .summarize import summarize
-from .workspace import working_bytes
+from .workspace import key_bytes, table_bytes
 
 # Whether calls that start from clusters do nothing but launch kernels, with the usual settings, and so can be repeated.
 LAUNCHES = False
@@ -21,6 +21,7 @@ __all__ = [
     "cluster",
     "cluster_as",
     "cluster_from_labels",
+    "key_bytes",
     "key_metric",
     "log_denominators",
     "permute",
@@ -30,5 +31,5 @@ __all__ = [
     "route_given",
     "split",
     "summarize",
-    "working_bytes",
+    "table_bytes",
 ]

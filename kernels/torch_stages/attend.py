@@ -73,9 +73,13 @@ def attend(
             del visible
 
 
-def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float, output: Tensor) -> None:
-    """Dense attention of the conditioning queries, ``[B, H, T, D]`` over ``[B, H, M, D]``; writes ``output`` ``[B, H, T, D]``."""
-    output.copy_(F.scaled_dot_product_attention(queries, keys, values, scale=scale))
+def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, biases: Tensor | None, scale: float, output: Tensor) -> None:
+    """Dense attention of the conditioning queries, ``[B, H, T, D]`` over ``[B, H, M, D]``; writes ``output`` ``[B, H, T, D]``.
+
+    ``biases`` ``[B, H, M]`` are added to the logits.
+    """
+    mask = None if biases is None else biases[:, :, None].to(queries.dtype)
+    output.copy_(F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale))
 
 
 def _centroids_of_groups(
@@ -151,8 +155,10 @@ def _visible_keys(
     def joined(tokens: Tensor, extra: Tensor, means: Tensor) -> Tensor:
         return torch.cat((_rows(tokens[where], rows).to(means.dtype), extra[where].to(means.dtype), _rows(means, skipped)))
 
+    weights = centroids.log_weights[skipped]
+    extra = weights.new_zeros(conditioning.keys.shape[2]) if conditioning.biases is None else conditioning.biases[where]
     return KeyRows(
         keys=joined(sorted_keys.keys, conditioning.keys, centroids.keys),
         values=joined(sorted_keys.values, conditioning.values, centroids.values),
-        log_weights=F.pad(centroids.log_weights[skipped], (len(rows) + conditioning.keys.shape[2], 0)),
+        log_weights=F.pad(torch.cat((extra, weights)), (len(rows), 0)),
     )

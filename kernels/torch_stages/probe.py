@@ -34,7 +34,7 @@ def probe_tokens(
     )
     for rows in row_slices(shape[2], shape[0] * shape[1] * keys.shape[2], keys.device):
         logits = scaled_logits(centroids[:, :, rows], keys, scale)
-        extra = scaled_logits(centroids[:, :, rows], conditioning.keys, scale)
+        extra = conditioning_logits(centroids[:, :, rows], conditioning, scale)
         log_denominators = torch.logaddexp(logits.logsumexp(-1), extra.logsumexp(-1))
         weights = logits.sub_(log_denominators[..., None]).exp_()
         extra = extra.sub_(log_denominators[..., None]).exp_()
@@ -55,7 +55,7 @@ def probe_centroids(centroids: Tensor, conditioning: Conditioning, summaries: Su
 
     All that SVG2 looks at: keys are seen through their centroids only, so the denominator is an estimate too.
     """
-    extra = scaled_logits(centroids, conditioning.keys, scale)
+    extra = conditioning_logits(centroids, conditioning, scale)
     logits = scaled_logits(centroids, summaries.key_means, scale) + summaries.log_sizes[:, :, None]
     log_denominators = torch.cat((logits, extra), dim=-1).logsumexp(-1)
     masses = (logits - log_denominators[..., None]).exp_()
@@ -75,6 +75,12 @@ def _centroid_weights(centroids: Tensor, summaries: Summaries, scale: float, log
     occupied = summaries.log_sizes.isfinite()[:, :, None]
     weights = torch.where(occupied, logits, -torch.inf).exp_()
     return weights, weights * summaries.log_sizes.exp()[:, :, None]
+
+
+def conditioning_logits(queries: Tensor, conditioning: Conditioning, scale: float) -> Tensor:
+    """The logits of the keys that are exact for every query, biases among them."""
+    logits = scaled_logits(queries, conditioning.keys, scale)
+    return logits if conditioning.biases is None else logits + conditioning.biases[:, :, None]
 
 
 def scaled_logits(queries: Tensor, keys: Tensor, scale: float) -> Tensor:

@@ -10,7 +10,7 @@ from .probe import probe_centroids, probe_tokens
 from .route import route, route_given
 from .split import split
 from .summarize import summarize
-from .workspace import working_bytes
+from .workspace import key_bytes, table_bytes
 
 # Whether calls that start from clusters do nothing but launch kernels, with the usual settings, and so can be repeated.
 LAUNCHES = True
@@ -23,6 +23,7 @@ __all__ = [
     "cluster",
     "cluster_as",
     "cluster_from_labels",
+    "key_bytes",
     "key_metric",
     "log_denominators",
     "permute",
@@ -32,5 +33,5 @@ __all__ = [
     "route_given",
     "split",
     "summarize",
-    "working_bytes",
+    "table_bytes",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..numerics import LOG2_E
 from ..settings import Settings
+from ..strides import head_stride
 from ..tuning import attend_tiles
 from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
 from .launches import Kernel
@@ -19,19 +20,19 @@ from .tiles import cut, cut_in_two
 
 @Kernel
 @triton.jit(
-    do_not_specialize=["scale", "tokens", "clusters", "groups", "extra", "capacity", "own_row"],
-    do_not_specialize_on_alignment=["weights", "order", "tiles"],
+    do_not_specialize=["scale", "queries", "keys", "clusters", "groups", "extra", "capacity", "own_row", "biases_head"],
+    do_not_specialize_on_alignment=["biases", "weights", "order", "tiles"],
 )
 def _attend(
     tiles,
     q, q_head, q_row,
     k, v,
-    extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row,
+    extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row, biases, biases_head,
     key_means, values, weights, own_row,
     exact, entries, counts,
     order,
     out, out_head, out_row,
-    scale, tokens, clusters, groups, extra, capacity,
+    scale, queries, keys, clusters, groups, extra, capacity,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """ROWS queries of one group of one head.
@@ -47,7 +48,7 @@ def _attend(
     m_row = o_row < tl.load(p_tile + 2)  # [R]
     o_d = tl.arange(0, D)  # [D]
     o_key = tl.arange(0, KEYS)  # [K]
-    i_token = tl.load(order + i_h * tokens + o_row, m_row, other=0).to(tl.int64)  # [R]
+    i_token = tl.load(order + i_h * queries + o_row, m_row, other=0).to(tl.int64)  # [R]
     b_q = tl.load(q + i_h * q_head + i_token[:, None] * q_row + o_d, m_row[:, None], other=0.0)  # [R, D]
 
     # Finite, so that a tile without any visible key does not turn into inf - inf.
@@ -77,10 +78,12 @@ def _attend(
         b_k = tl.load(extra_k + i_h * extra_k_head + i_t_row * extra_k_row + o_d)  # [K, D]
         b_v = tl.load(extra_v + i_h * extra_v_head + i_t_row * extra_v_row + o_d)  # [K, D]
         b_bias = tl.where(m_t, 0.0, float("-inf"))  # [K]
+        if biases is not None:
+            b_bias += tl.load(biases + i_h * biases_head + o_t, m_t, other=0.0) * TO_BASE_2
         b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
 
-    p_k = k + i_h * tokens * D
-    p_v = v + i_h * tokens * D
+    p_k = k + i_h * keys * D
+    p_v = v + i_h * keys * D
     p_entries = entries + (i_h * groups + i_group) * capacity
     n_entries = tl.load(counts + i_h * groups + i_group)
     o_entry = tl.arange(0, KEYS // GRANULE)  # [E]
@@ -99,7 +102,7 @@ def _attend(
     # Once more, volatile so that nothing of it stays in registers through the loops.
     o_row = tl.load(p_tile + 1, volatile=True) + tl.arange(0, ROWS)  # [R]
     m_row = o_row < tl.load(p_tile + 2, volatile=True)  # [R]
-    i_token = tl.load(order + i_h * tokens + o_row, m_row, other=0, volatile=True).to(tl.int64)  # [R]
+    i_token = tl.load(order + i_h * queries + o_row, m_row, other=0, volatile=True).to(tl.int64)  # [R]
     b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)  # [R, D]
     tl.store(out + i_h * out_head + i_token[:, None] * out_row + o_d, b_out, m_row[:, None])
 
@@ -122,13 +125,13 @@ def attend(
     rows scattered by the kernel itself, so neither is ever permuted in memory.
 
     Args:
-        queries: ``[1, H, N, D]``, token order, last stride 1.
+        queries: ``[1, H, N, D]``, token order, last stride 1; as many as the keys, or fewer or more.
         groups, sorted_keys, conditioning, summaries, probe, routing: results of the stages before.
         settings: whether and how skipped blocks are compensated.
         scale: factor of the logits.
-        output: ``[1, H, N, D]``, token order, last stride 1.
+        output: as the queries, token order, last stride 1.
     """
-    _, heads, tokens, dim = queries.shape
+    _, heads, count, dim = queries.shape
     clusters, group_count = summaries.log_sizes.shape[2], routing.exact.shape[2]
     shapes = attend_tiles(queries.device, queries.itemsize)
     if settings.weights_centroids:
@@ -142,11 +145,12 @@ def attend(
         sorted_keys.keys, sorted_keys.values,
         conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
         conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
+        conditioning.biases, head_stride(conditioning.biases),
         key_means, values, weights, int(settings.weights_centroids),
         routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
         groups.order,
         output, output.stride(1), output.stride(2),
-        scale * LOG2_E, tokens, clusters, group_count, conditioning.keys.shape[2], routing.rows.entries.shape[-1],
+        scale * LOG2_E, count, sorted_keys.keys.shape[2], clusters, group_count, conditioning.keys.shape[2], routing.rows.entries.shape[-1],
     )  # fmt: skip
     for tiles, rows in zip(shapes, cuts):
         _attend[(rows.count, heads)](

@@ -8,9 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..numerics import LOG2_E, ceil_div
+from ..strides import head_stride
 from ..tuning import attend_tiles, launched
 from .launches import Kernel
-from .softmax import softmax_step
+from .softmax import TO_BASE_2, softmax_step
 
 # Keys that one program sees: few queries alone would leave most of the GPU idle.
 KEYS_AT_ONCE = 4096
@@ -18,9 +19,9 @@ JOIN = launched(ROWS=16, num_warps=4)
 
 
 @Kernel
-@triton.jit(do_not_specialize=["scale", "queries", "keys", "parts"])
+@triton.jit(do_not_specialize=["scale", "queries", "keys", "parts", "biases_head"], do_not_specialize_on_alignment=["biases"])
 def _dense(
-    q, q_head, q_row, k, k_head, k_row, v, v_head, v_row,
+    q, q_head, q_row, k, k_head, k_row, v, v_head, v_row, biases, biases_head,
     part_outputs, part_peaks, part_sums,
     scale, queries, keys, parts,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, AT_ONCE: tl.constexpr, STAGES: tl.constexpr,
@@ -42,6 +43,8 @@ def _dense(
         b_k = tl.load(k + i_h * k_head + i_row * k_row + o_d)  # [K, D]
         b_v = tl.load(v + i_h * v_head + i_row * v_row + o_d)  # [K, D]
         b_bias = tl.where(m_k, 0.0, float("-inf"))  # [K]
+        if biases is not None:
+            b_bias += tl.load(biases + i_h * biases_head + o_k, m_k, other=0.0) * TO_BASE_2
         b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
     p_row = (i_h * parts + i_part) * queries + o_row  # [R]
     tl.store(part_peaks + p_row, b_peak, m_row)
@@ -77,10 +80,11 @@ def _join(
     tl.store(out + i_h * out_head + o_row.to(tl.int64)[:, None] * out_row + o_d, b_out, m_row[:, None])
 
 
-def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float, output: Tensor) -> None:
+def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, biases: Tensor | None, scale: float, output: Tensor) -> None:
     """Dense attention of ``[1, H, T, D]`` over ``[1, H, M, D]``, the keys split over many programs; writes ``output`` ``[1, H, T, D]``.
 
-    All last strides are 1. The parts are joined in a fixed order. Products in the input dtype (tf32 for float32), the rest in float32.
+    ``biases`` ``[1, H, M]`` are added to the logits. All last strides are 1. The parts are joined in a fixed order. Products in the
+    input dtype (tf32 for float32), the rest in float32.
     """
     _, heads, count, dim = queries.shape
     length, tiles = keys.shape[2], attend_tiles(queries.device, queries.itemsize)[-1]
@@ -91,6 +95,7 @@ def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, scale: float, ou
         queries, queries.stride(1), queries.stride(2),
         keys, keys.stride(1), keys.stride(2),
         values, values.stride(1), values.stride(2),
+        biases, head_stride(biases),
         outputs, peaks, sums,
         scale * LOG2_E, count, length, parts,
         D=dim, ROWS=tiles.rows, KEYS=tiles.keys, AT_ONCE=KEYS_AT_ONCE, STAGES=tiles.stages,

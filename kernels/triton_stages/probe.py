@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..numerics import LOG2_E, ceil_div
+from ..strides import head_stride
 from ..torch_stages.probe import probe_centroids
 from ..tuning import launched, probe_tiles
 from ..types import Conditioning, Probe, SortedKeys, Summaries, WeightedCentroids
@@ -97,12 +98,12 @@ def _probe(
 
 @Kernel
 @triton.jit(
-    do_not_specialize=["scale", "groups", "clusters", "extra"],
-    do_not_specialize_on_alignment=["sizes", "log_denominators", "output_norms"],
+    do_not_specialize=["scale", "groups", "clusters", "extra", "biases_head"],
+    do_not_specialize_on_alignment=["sizes", "biases", "log_denominators", "output_norms"],
 )
 def _denominators(
     centroids, key_means, value_means, sizes,
-    extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row,
+    extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row, biases, biases_head,
     seen, log_denominators, output_norms,
     scale, groups, clusters, extra,
     D: tl.constexpr, GROUPS: tl.constexpr, CLUSTERS: tl.constexpr, WEIGHTED: tl.constexpr,
@@ -124,6 +125,8 @@ def _denominators(
         b_k = tl.load(extra_k + i_h * extra_k_head + i_row * extra_k_row + o_d)  # [C, D]
         b_v = tl.load(extra_v + i_h * extra_v_head + i_row * extra_v_row + o_d)  # [C, D]
         b_bias = tl.where(m_t, 0.0, float("-inf"))  # [C]
+        if biases is not None:
+            b_bias += tl.load(biases + i_h * biases_head + i_t + o_c, m_t, other=0.0) * TO_BASE_2
         b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
     for i_c in range(0, clusters, CLUSTERS):
         m_c = i_c + o_c < clusters  # [C]
@@ -231,6 +234,7 @@ def probe_tokens(
         *known,
         conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
         conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
+        conditioning.biases, head_stride(conditioning.biases),
         seen, log_denominators, output_norms,
         scale * LOG2_E, groups, count, conditioning.keys.shape[2],
         D=dim, WEIGHTED=weighted, **DENOMINATORS,

@@ -139,8 +139,10 @@ def without_cap(constexprs):
     return {name: value for name, value in constexprs.items() if name != "maxnreg"}
 
 
-def attention_kernels(kind, dim, attend_shapes, probe_tiles):
-    """The kernels of the other stages, for one dtype."""
+def attention_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
+    """The kernels of the other stages, for one dtype, with or without biases of the exact keys."""
+    biases = {"biases": "*fp32", "biases_head": "i32"} if biased else {}
+    without_biases = {} if biased else dict.fromkeys(("biases", "biases_head"))
     extra = {
         name: size for name in ("extra_k", "extra_v") for name, size in ((name, kind), (f"{name}_head", "i32"), (f"{name}_row", "i32"))
     }
@@ -152,14 +154,15 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
             q | {"k": kind, "v": kind} | extra | {"key_means": kind, "values": kind, "weights": "*fp32", "exact": "*u8", "entries": "*i32"}
             | {"counts": "*i32", "order": "*i32", "tiles": "*i32"}
             | rows("out", kind) | {"scale": "fp32"}
-            | ints("own_row", "tokens", "clusters", "groups", "extra", "capacity"),
-            {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled(attend_shapes[0]),
+            | ints("own_row", "queries", "keys", "clusters", "groups", "extra", "capacity") | biases,
+            {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled(attend_shapes[0]) | without_biases,
         ),
         (
             dense, "_dense",
             q | rows("k", kind) | rows("v", kind)
-            | dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | {"scale": "fp32"} | ints("queries", "keys", "parts"),
-            {"D": dim, "AT_ONCE": dense.KEYS_AT_ONCE} | tiled(attend_shapes[-1]),
+            | dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | {"scale": "fp32"} | ints("queries", "keys", "parts")
+            | biases,
+            {"D": dim, "AT_ONCE": dense.KEYS_AT_ONCE} | tiled(attend_shapes[-1]) | without_biases,
         ),
         (
             dense, "_join",
@@ -176,8 +179,8 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles):
         (
             probe, "_denominators",
             known | extra | dict.fromkeys(("seen", "log_denominators", "output_norms"), "*fp32") | {"scale": "fp32"}
-            | ints("groups", "clusters", "extra"),
-            {"D": dim, "WEIGHTED": True} | probe.DENOMINATORS,
+            | ints("groups", "clusters", "extra") | biases,
+            {"D": dim, "WEIGHTED": True} | probe.DENOMINATORS | without_biases,
         ),
         (
             probe, "_relate",
@@ -273,3 +276,19 @@ def test_nothing_is_pipelined_under_rocm(monkeypatch):
         "ROWS": 16, "STAGES": 1, "num_warps": 2, "num_stages": 1, "enable_fp_fusion": True
     }  # fmt: skip
     assert tuning.AMD.stages == tuning.FLOAT32.stages == 1 and tuning.AMD.launch["num_stages"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the assembler comes with triton on Linux")
+@pytest.mark.parametrize(("kind", "dim"), [("*bf16", 128), ("*fp16", 64)])
+def test_biases_spill_nothing(kind, dim):
+    """Every tile of the tables, with the biases of the exact keys."""
+    cases = []
+    for capability in ALL_CAPABILITIES:
+        for shape in tuning.ATTEND[capability]:
+            for module, kernel, signature, constexprs in attention_kernels(kind, dim, (shape,), tuning.PROBE[capability], biased=True):
+                if "biases" in signature:
+                    cases.append(Case(module.__name__, kernel, signature, constexprs, capability))
+    for case, usage in zip(cases, compile_offline(cases)):
+        print(case.kernel, case.capability, usage)
+        assert usage["stack"] <= (SPILLED if "maxnreg" in case.constexprs else 0), case
+        assert usage["shared"] <= SHARED[case.capability] * 1024, case

@@ -41,6 +41,7 @@ pytestmark = pytest.mark.skipif(GPU, reason="test_cuda.py counts what is compile
 TOKENS, HEADS = 130, 3
 TEXT = SequenceLayout(range(TOKENS), (range(TOKENS, TOKENS + 7),))
 MASKED = SequenceLayout(range(5, TOKENS), (range(2, 5), range(TOKENS, TOKENS + 7)))
+PART = SequenceLayout(range(TOKENS), (range(TOKENS, TOKENS + 7),), range(3, 50))
 COUNTS = {"query_clusters": 5, "key_clusters": 34, "kmeans_first": 2}
 
 
@@ -93,6 +94,9 @@ CALLS = {
     "batch": (Settings(**COUNTS), {"batch": 2}),
     "text": (Settings(**COUNTS), {"layouts": TEXT}),
     "masked text": (Settings(**COUNTS), {"layouts": [MASKED, MASKED], "batch": 2, "arrangement": "tokens first"}),
+    "a part of the queries": (Settings(**COUNTS), {"layouts": PART, "queries": 52}),
+    "biases": (Settings(**COUNTS), {"layouts": TEXT, "biases": torch.zeros(1, 1, TOKENS + 10)}),
+    "biases of each head": (Settings(**COUNTS), {"layouts": [MASKED, MASKED], "batch": 2, "biases": torch.zeros(2, HEADS, TOKENS + 10)}),
     "one chunk": (Settings(**COUNTS), {"arrangement": "apart", "memory_limit": None}),
     "not always anew": (Settings(**COUNTS, density=0.3, recluster_every=3), {}),
     "as published": (Settings(**COUNTS, kmeans_candidates=0, weighted_centroids=False, key_metric=False), {}),
@@ -110,7 +114,9 @@ def test_a_first_and_later_calls_launch_just_what_was_found_without_data(name, d
     call = {"layouts": None, "blocks": None, "memory_limit": 1} | options
     batch, arrangement = call.pop("batch", 1), call.pop("arrangement", "heads first")
     tokens = TOKENS if call["layouts"] is None else TOKENS + 10
+    queries = call.pop("queries", tokens)
     inputs = [arranged(tensor, arrangement) for tensor in clustered(tokens, batch, HEADS, dtype=dtype)]
+    inputs[0] = inputs[0][:, :, :queries]
     hollow, state = HollowCall.like(*inputs, settings, **call), ClusterState()
     with noted_launches() as launched:
         for _ in range(2 + settings.recluster_every):

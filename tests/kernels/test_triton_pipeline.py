@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from kernel_inputs import relative_error
-from svg_ear.kernels import ClusterState, SequenceLayout, Settings, sparse_attention
+from svg_ear.kernels import ClusterState, SequenceLayout, Settings, SharedKeys, sparse_attention
 from triton_cases import arranged, dtypes, inputs, layouts
 
 pytest.importorskip("triton")
@@ -40,6 +40,37 @@ def test_a_call_gives_what_torch_gives(settings, dtype):
     # Triton rounds twice to the input dtype where torch rounds once: centroids and output. A GPU multiplies float32 in tf32.
     rounding = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-3 if q.is_cuda else 1e-6
     assert relative_error(fused, plain) < 2 * rounding
+
+
+@dtypes
+def test_a_part_of_the_queries_and_biases_give_what_torch_gives(dtype):
+    settings = Settings(density=0.25, **COUNTS)
+    layout = SequenceLayout(range(7, 140), (range(0, 5), range(140, 149)), range(2, 60))
+    q, k, v = inputs(149, dtype, heads=1)
+    q = q[:, :, :61]
+    biases = torch.zeros(1, 1, 149, device=q.device)
+    biases[..., :5], biases[..., 140:] = torch.tensor([1.0, -2, 0.5, -torch.inf, 0]), -0.7
+    first = ClusterState()
+    sparse_attention(q, k, v, settings, layouts=layout, biases=biases, state=first, implementation="torch")
+
+    def call(implementation, **options):
+        state = ClusterState(calls=1, items=dict(first.items))
+        return sparse_attention(q, k, v, settings, layouts=layout, state=state, implementation=implementation, **options).output
+
+    plain, fused, unbiased = call("torch", biases=biases), call("triton", biases=biases), call("triton")
+    rounding = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-3 if q.is_cuda else 1e-6
+    assert relative_error(fused, plain) < 2 * rounding
+    assert relative_error(unbiased, plain) > 0.01
+
+
+def test_calls_that_share_their_keys_give_what_each_gives_alone():
+    settings, shared = Settings(density=0.25, query_clusters=2, key_clusters=5, kmeans_first=1), SharedKeys()
+    q, k, v = inputs(75, heads=1)
+    options = {"layouts": SequenceLayout(range(7, 75), (range(0, 5),), range(30)), "implementation": "triton"}
+    for queries in (q[:, :, :30], q[:, :, 30:60]):
+        own = sparse_attention(queries, k, v, settings, **options).output
+        assert torch.equal(sparse_attention(queries, k, v, settings, **options, shared=shared).output, own)
+    assert len(shared.sorted) == 1
 
 
 @cache

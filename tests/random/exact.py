@@ -15,6 +15,8 @@ from svg_ear.kernels.settings import CALIBRATED
 from svg_ear.kernels.statistics import LARGEST_ERROR
 from svg_ear.kernels.types import Clusters, Conditioning, Routing
 
+# Biases from here down hide a key.
+HIDDEN = -1e4
 # Half the distance of 1 to the next number, and of 0 to the next.
 UNIT = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 2**-24, torch.float64: 2**-53}
 SMALLEST = {torch.float16: 2**-25, torch.bfloat16: 2**-134, torch.float32: 2**-150, torch.float64: 0.0}
@@ -45,11 +47,12 @@ class Arithmetic:
         return torch.expm1((2 * 3 * (dim + 8) * self.work * 2 * magnitudes).clamp(max=50))
 
 
-def check(q, k, v, settings, layouts, scale, arithmetic, result, seen, repeating=()):
+def check(q, k, v, settings, layouts, scale, arithmetic, result, seen, repeating=(), biases=None):
     """Compare the ``result`` of a call with float64; ``seen`` are the observed :class:`RoutedHeads` of all its chunks.
 
     ``repeating`` are the heads of which only anchors are computed.
     """
+    biases = torch.zeros(k.shape[:3]) if biases is None else biases.cpu().expand(k.shape[:3])
     assert result.output.shape == q.shape and result.output.dtype == q.dtype
     for name in ("density", "group_shares", "estimated_error"):
         assert getattr(result.statistics, name).isfinite().all(), name
@@ -58,7 +61,8 @@ def check(q, k, v, settings, layouts, scale, arithmetic, result, seen, repeating
         routed = _on_cpu(routed)
         heads, item = slice(routed.heads.start, routed.heads.stop), slice(routed.item, routed.item + 1)
         layout = layouts[routed.item]
-        part = _Part(*(tensor[item, heads].double() for tensor in (q, k, v)), settings, layout, scale, arithmetic, routed, repeating)
+        tensors = (tensor[item, heads].double() for tensor in (q, k, v, biases))
+        part = _Part(*tensors, settings, layout, scale, arithmetic, routed, repeating)
         part.check_clusters()
         part.check_routing()
         part.check_output(output[item, heads].double())
@@ -91,14 +95,16 @@ def _on_cpu(routed):
 class _Part:
     """Some heads of one batch item, in float64."""
 
-    def __init__(self, q, k, v, settings, layout, scale, arithmetic, routed, repeating):
+    def __init__(self, q, k, v, biases, settings, layout, scale, arithmetic, routed, repeating):
         self.repeating = repeating
         self.q, self.k, self.v, self.settings, self.layout, self.scale = q, k, v, settings, layout, scale
         self.arithmetic, self.routed = arithmetic, routed
-        self.video = slice(layout.video.start, layout.video.stop)
-        self.queries, self.keys, self.values = (tensor[:, :, self.video] for tensor in (q, k, v))
+        video = slice(layout.video.start, layout.video.stop)
+        self.routed_rows = slice(layout.routed_queries.start, layout.routed_queries.stop)
+        self.queries, self.keys, self.values = q[:, :, self.routed_rows], k[:, :, video], v[:, :, video]
         outside = [position for span in layout.conditioning for position in span]
-        self.conditioning = Conditioning(k[:, :, outside], v[:, :, outside])
+        self.conditioning = Conditioning(k[:, :, outside], v[:, :, outside], biases[:, :, outside])
+        self.visible_biases = torch.nn.functional.pad(self.conditioning.biases, (self.keys.shape[2], 0))[:, :, None]
         self.groups, self.clusters = self._rounded(routed.query_groups), self._rounded(routed.key_clusters)
         self.visible_keys = torch.cat((self.keys, self.conditioning.keys), dim=2)
         self.visible_values = torch.cat((self.values, self.conditioning.values), dim=2)
@@ -110,7 +116,9 @@ class _Part:
 
     def _magnitudes(self, queries):
         """The largest sum of absolute products behind a logit of each query ``[1, H, n, 1]``."""
-        return abs(self.scale) * (queries.abs() @ self.visible_keys.abs().mT).amax(-1, keepdim=True)
+        sums = abs(self.scale) * queries.abs() @ self.visible_keys.abs().mT
+        # A key that a bias hides takes no part.
+        return torch.where(self.visible_biases > HIDDEN, sums + self.visible_biases.abs(), 0).amax(-1, keepdim=True)
 
     def check_clusters(self):
         """Labels, order and sizes are one partition, and centroids are its means."""
@@ -158,7 +166,7 @@ class _Part:
         """The output of the video's queries, of values changed by ``values_of``."""
         values, extra = values_of(self.values), values_of(self.conditioning.values)
         sorted_keys = reference.permute(self.keys, values, self.clusters)
-        conditioning = Conditioning(self.conditioning.keys, extra)
+        conditioning = replace(self.conditioning, values=extra)
         summaries = reference.summarize(sorted_keys)
         routing = Routing(self.routed.routing.exact, self.routed.routing.shares)
         return reference.attend(self.queries, self.groups, sorted_keys, conditioning, summaries, routing, self.settings, self.scale)
@@ -182,14 +190,14 @@ class _Part:
         computed = torch.take_along_dim(self.routed.query_groups.sizes, self.groups.labels, dim=2) > 0
         repeating = torch.tensor([head in self.repeating for head in self.routed.heads])[:, None]
         assert torch.equal(computed, (self.groups.labels % ANCHOR_EVERY == 0) | ~repeating)
-        within(output[:, :, self.video], expected, bound, computed[..., None])
+        within(output[:, :, self.routed_rows], expected, bound, computed[..., None])
 
     def check_surroundings(self, output):
         """Rows outside the video are dense."""
-        outside = [position for position in range(self.q.shape[2]) if position not in self.layout.video]
+        outside = [position for position in range(self.q.shape[2]) if position not in self.layout.routed_queries]
         if outside:
             queries = self.q[:, :, outside]
-            weights = (self.scale * queries @ self.visible_keys.mT).softmax(-1)
+            weights = (self.scale * queries @ self.visible_keys.mT + self.visible_biases).softmax(-1)
             expected, absolute = weights @ self.visible_values, weights @ self.visible_values.abs()
             bound = self.bound(expected, absolute, queries)
             # PyTorch may round logits and weights of a dense call to the dtype.
@@ -224,10 +232,12 @@ class _Part:
         clusters = sorted_keys.clusters
         members = torch.nn.functional.one_hot(clusters.sorted_labels, clusters.sizes.shape[-1]).double()
         keys = torch.cat((sorted_keys.keys, self.conditioning.keys), dim=2)
-        logits = self.scale * self.groups.centroids @ keys.mT
+        logits = self.scale * self.groups.centroids @ keys.mT + self.visible_biases
         denominators = logits.logsumexp(-1, keepdim=True)
         video, extra = (logits - denominators).exp().split((self.keys.shape[2], self.conditioning.keys.shape[2]), dim=-1)
         at_means = (self.scale * self.groups.centroids @ summaries.key_means.mT - denominators).exp()
+        # The centroid of an empty cluster may lie anywhere.
+        at_means = at_means.masked_fill(clusters.sizes[:, :, None] == 0, 0)
         lengths, mean_lengths = summaries.value_norms.sqrt()[:, :, None], summaries.value_means.norm(dim=-1)[:, :, None]
         own = (video * lengths) @ members
         terms = (video * lengths).square() @ members + 2 * at_means * mean_lengths * own

@@ -1,6 +1,6 @@
 """What is drawn of the kernels: tensors that are hard on arithmetic, layouts, settings, calls."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from hypothesis import strategies as st
@@ -84,27 +84,49 @@ class Call:
     """Some calls with one state.
 
     Attributes:
-        shape, dtype, kinds, seed, strides: of q, k and v; every call has other values.
+        shape, dtype, kinds, seed, strides: of k and v, and of q but for its length; every call has other values.
+        queries: the length of q.
         layouts: one for each batch item.
+        weighs: whether the conditioning keys have biases.
+        shares: how many calls with other queries share the keys of each call.
         settings, blocks, scale, memory_limit: as of ``sparse_attention``.
         calls: how many follow each other.
     """
 
     shape: tuple[int, int, int, int]
+    queries: int
     dtype: torch.dtype
     kinds: tuple[str, ...]
     seed: int
     strides: str
     layouts: tuple[SequenceLayout, ...]
+    weighs: bool
+    shares: int
     settings: Settings
     blocks: BlockRouting | None = field(repr=False)
     scale: float | None
     memory_limit: int | None
 
-    def tensors(self, number):
-        """q, k and v of call number ``number``."""
-        tensors = hard_tensors(self.kinds[number], self.shape, self.seed + number, self.dtype)
-        return tuple(strided(tensor, self.strides) for tensor in tensors)
+    def tensors(self, number, sharing=0):
+        """q, k and v of call number ``number``, with the queries of the ``sharing``-th call that shares its keys."""
+        batch, heads, length, dim = self.shape
+        shape = (batch, heads, max(length, self.queries), dim)
+        q, k, v = hard_tensors(self.kinds[number], shape, self.seed + number, self.dtype)
+        if sharing:
+            q = hard_tensors(self.kinds[number], shape, self.seed + number + 1000 * sharing, self.dtype)[0]
+        return tuple(strided(tensor[:, :, :count], self.strides) for tensor, count in ((q, self.queries), (k, length), (v, length)))
+
+    def biases(self, number):
+        """Those of call number ``number``, zero at the video's keys, some of which hide theirs."""
+        if not self.weighs:
+            return None
+        generator = torch.Generator().manual_seed(self.seed + number)
+        batch, heads, length, _ = self.shape
+        found = 3 * torch.randn(batch if self.seed % 2 else 1, heads if self.seed % 3 else 1, length, generator=generator)
+        found = torch.where(found < -5, -torch.inf if self.seed % 5 else torch.finfo(torch.float32).min, found)
+        for layout in self.layouts:
+            found[:, :, layout.video.start : layout.video.stop] = 0
+        return found
 
 
 @st.composite
@@ -127,15 +149,23 @@ def calls(draw, dtypes, dims, most_tokens=200, most_calls=3, most_heads=3, most_
             position = spans[-1].stop
         layouts.append(SequenceLayout(video, tuple(spans)))
         length = max(length, position + draw(gap))
-    settings = draw(settings_of(counts))
+    settings, queries = draw(settings_of(counts)), length
+    if settings.method != "calibrated" and draw(st.booleans()):
+        routed = draw(st.sampled_from((tokens, 1)) | st.integers(1, most_tokens))
+        starts = [draw(gap) for _ in layouts]
+        layouts = [replace(layout, queries=range(start, start + routed)) for start, layout in zip(starts, layouts)]
+        queries = max(starts) + routed + draw(gap)
     seed = draw(st.integers(0, 2**31))
     return Call(
         shape=(batch, heads, length, draw(st.sampled_from(dims))),
+        queries=queries,
         dtype=draw(st.sampled_from(dtypes)),
         kinds=tuple(draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=most_calls))),
         seed=seed,
         strides=draw(st.sampled_from(("heads first", "tokens first", "apart", "one head for all", "a part of more"))),
         layouts=tuple(layouts),
+        weighs=draw(st.booleans()),
+        shares=draw(st.sampled_from((0, 0, 1, 2))),
         settings=settings,
         blocks=draw(blocks_of(heads, tokens, seed)) if settings.method == "calibrated" else None,
         scale=draw(st.sampled_from((None, None, 0.0, 0.05, 1.0, -0.1))),
