@@ -42,9 +42,10 @@ def _dense(
         i_row = tl.where(m_k, o_k, 0).to(tl.int64)[:, None]  # [K, 1]
         b_k = tl.load(k + i_h * k_head + i_row * k_row + o_d)  # [K, D]
         b_v = tl.load(v + i_h * v_head + i_row * v_row + o_d)  # [K, D]
-        b_bias = tl.where(m_k, 0.0, float("-inf"))  # [K]
-        if biases is not None:
-            b_bias += tl.load(biases + i_h * biases_head + o_k, m_k, other=0.0) * TO_BASE_2
+        if biases is None:
+            b_bias = tl.where(m_k, 0.0, float("-inf"))  # [K]
+        else:
+            b_bias = tl.load(biases + i_h * biases_head + o_k, m_k, other=float("-inf")) * TO_BASE_2  # [K]
         b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
     p_row = (i_h * parts + i_part) * queries + o_row  # [R]
     tl.store(part_peaks + p_row, b_peak, m_row)
