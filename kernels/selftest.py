@@ -197,7 +197,7 @@ class _Checked:
 
     def __getattr__(self, name: str) -> Callable:
         stage = getattr(self.stages, name)
-        if name == "working_bytes":
+        if name in ("key_bytes", "table_bytes"):
             return stage
 
         def checked(*args, **kwargs):

@@ -25,6 +25,7 @@ LENGTH_CHANGES = Text(
     "Not gathered: the number of tokens changes within the run, as in context windows of different lengths. Switch causal_window_fix of "
     "the context windows off and make all windows of one length, or calibrate without them."
 )
+FRAME_BY_FRAME = Text("Not gathered: the model asks for its attention frame by frame, and a calibration is of all queries at once.")
 # Attachment of a patched MODEL under which its CalibratingPatch is found.
 CALIBRATION = "svg_ear_calibration"
 
@@ -99,6 +100,8 @@ class CalibratingPatch(Patch):
                 self._gathering = self._start(call, key, evaluation, schedule)
             if len(key.layouts[0].video) != self._gathering.tokens:
                 self._spoil(LENGTH_CHANGES)
+            if evaluation.is_part(call):
+                self._spoil(FRAME_BY_FRAME)
         if self._gathering.wants(evaluation.step) and not self._spoiled:
             try:
                 self._observe(call, key, evaluation, output)

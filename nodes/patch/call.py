@@ -87,18 +87,22 @@ class AttentionCall:
         mask = self.mask if self.mask is None or self.mask.shape[-2] == 1 else self.mask.narrow(-2, 0, rows)
         return replace(self, q=self.q.narrow(-2, 0, rows), mask=mask)
 
-    def dense_reason(self) -> Reason | None:
-        """What in the call itself keeps it dense."""
-        if self.q.shape[-2] != self.k.shape[-2] or self.q.ndim != self.k.ndim:
+    def dense_reason(self, is_part: bool = False) -> Reason | None:
+        """What in the call itself keeps it dense; ``is_part`` says that it has a part of the queries and all keys.
+
+        For parts the model asks for full precision because masks are not to be relied on in other attention.
+        """
+        if (self.q.shape[-2] != self.k.shape[-2] and not is_part) or self.q.ndim != self.k.ndim:
             return reasons.CROSS_ATTENTION
-        if self.options.get("low_precision_attention") is False:
+        if self.options.get("low_precision_attention") is False and not is_part:
             return reasons.FULL_PRECISION
         unknown = (value for name, value in self.options.items() if name not in KNOWN_OPTIONS)
         if any(value is not None and value is not False for value in unknown):
             return reasons.UNKNOWN_OPTION
-        if self.options.get("enable_gqa") and self.q.shape != self.k.shape:
+        keys = self.k[..., : self.tokens, :] if is_part else self.k
+        if self.options.get("enable_gqa") and self.q.shape != keys.shape:
             return reasons.GROUPED_QUERY
-        if not self.q.shape == self.k.shape == self.v.shape:
+        if self.q.shape != keys.shape or self.k.shape != self.v.shape:
             return reasons.CROSS_ATTENTION
         return None
 

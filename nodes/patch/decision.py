@@ -24,7 +24,8 @@ def decide(
     architecture, video = evaluation.architecture, math.prod(evaluation.grid)
     if architecture.is_other_stream(call.shape, video, evaluation.model):
         return reasons.OTHER_STREAM
-    reason = call.dense_reason()
+    is_part = evaluation.is_part(call)
+    reason = call.dense_reason(is_part)
     if reason is reasons.CROSS_ATTENTION and call.key_tokens > call.tokens and call.key_tokens >= max(video, least_tokens):
         return reasons.PARTIAL_QUERIES
     if reason is not None:
@@ -32,12 +33,12 @@ def decide(
     if running_block(transformer_options)[1] is None:
         is_video = not architecture.names_blocks and call.tokens >= max(video, least_tokens)
         return reasons.UNKNOWN_BLOCK if is_video else reasons.TOKEN_REFINER
-    if call.tokens < least_tokens:
+    if evaluation.length_of(call) < least_tokens:
         return reasons.SHORT_SEQUENCE
     layouts = evaluation.layouts(call)
     if isinstance(layouts, Reason):
         return layouts
-    evaluation.block = block = evaluation.locate(transformer_options)
+    evaluation.block = block = evaluation.locate(transformer_options, is_part)
     reason = call.unsupported_reason() or evaluation.step_reason
     if reason is not None:
         return reason

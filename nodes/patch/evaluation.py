@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ...kernels import SequenceLayout
+from ...kernels import SequenceLayout, SharedKeys
 from ..recording.reasons import Reason
 from ..recording.record import Run
 from ..recording.size import VideoSize
 from ..recording.trace import Place
 from .blocks import running_block
 from .call import AttentionCall
+from .frames import frames_layout, is_frame, length_of
 from .schedule import Schedule
 from .sequence import Architecture, Segments, apply_mask, packed_segments
 from .state import StateStore
@@ -87,17 +88,40 @@ class Evaluation:
     states: StateStore = field(default_factory=StateStore)
     _ordinals: Counter = field(default_factory=Counter)
     _layouts: dict = field(default_factory=dict)
+    # The block whose calls share their keys, and what they found of them.
+    _shared: tuple[tuple, SharedKeys] | None = None
 
     @property
     def is_guided(self) -> bool:
         """Whether something is evaluated beside the conditioning, for guidance."""
         return any(kind != COND for kind in self.branch[0])
 
-    def locate(self, transformer_options: dict) -> Block:
-        """The block of a self-attention call; counts it."""
+    def is_part(self, call: AttentionCall) -> bool:
+        """Whether the queries of such a call are a part of those of the video."""
+        return self.architecture.calls_frames and is_frame(call.tokens, call.key_tokens, self.grid)
+
+    def length_of(self, call: AttentionCall) -> int:
+        """Tokens of a call, to be compared with the fewest that a sparse one has."""
+        return length_of(call.tokens, call.key_tokens) if self.is_part(call) else call.tokens
+
+    def locate(self, transformer_options: dict, is_part: bool = False) -> Block:
+        """The block of a self-attention call; counts it, calls with a part of the queries apart from the others."""
         name = running_block(transformer_options)
-        self._ordinals[name] += 1
-        return self._block(*name, self._ordinals[name] - 1)
+        self._ordinals[name, is_part] += 1
+        return self._block(*name, self._ordinals[name, is_part] - 1)
+
+    def shared_keys(self, call: AttentionCall, block: Block) -> SharedKeys | None:
+        """What the calls of ``block`` found of the keys that they share, None where they share none; kept until the last frame."""
+        if not self.is_part(call):
+            return None
+        name = (block.type, block.index)
+        known = self._shared[1] if self._shared and self._shared[0] == name else SharedKeys()
+        self._shared = (name, known) if block.ordinal + 1 < self.grid[0] else None
+        return known
+
+    def forget_keys(self) -> None:
+        """Let go of the keys that calls share."""
+        self._shared = None
 
     def named_block(self, transformer_options: dict) -> Block | None:
         """The block of a call that is not counted, None where the model does not say."""
@@ -111,7 +135,7 @@ class Evaluation:
         """Where a sparse call of ``batch`` items happens."""
         kinds = self.branch[0] or (0,)
         branches = tuple(_branch(kinds[item * len(kinds) // batch]) for item in range(batch))
-        grid = self.grid if math.prod(self.grid) == len(layout.video) else None
+        grid = self.grid if math.prod(self.grid) == len(layout.video) and layout.routed_queries == layout.video else None
         return Place(block.layer, block.layers, self.step, self.sparse_steps, branches, grid)
 
     def owners(self, batch: int, layouts: Sequence[SequenceLayout]) -> tuple[int, ...] | None:
@@ -128,12 +152,15 @@ class Evaluation:
 
     def layouts(self, call: AttentionCall) -> list[SequenceLayout] | Reason:
         """Which tokens of a call are routed. A mask is read once, unless it changes: the layers of an evaluation share it."""
-        tokens, mask = call.tokens, call.mask
+        tokens, mask = call.key_tokens, call.mask
         # The mask itself is kept, so that its id cannot be taken by another.
-        key = (tokens, id(mask), _version(mask))
+        key = (call.tokens, tokens, id(mask), _version(mask))
         if key not in self._layouts:
-            segments = packed_segments(call.options.get("transformer_options") or {}) or self.segments
-            layout = self.architecture.layout(tokens, math.prod(self.grid), segments)
+            if self.architecture.calls_frames:
+                layout = frames_layout(call.tokens, tokens, self.grid)
+            else:
+                segments = packed_segments(call.options.get("transformer_options") or {}) or self.segments
+                layout = self.architecture.layout(tokens, math.prod(self.grid), segments)
             known = layout if isinstance(layout, Reason) else apply_mask(layout, mask, tokens)
             self._layouts[key] = (known, mask)
         return self._layouts[key][0]

@@ -31,7 +31,7 @@ from .lengths import Lengths
 from .options import Options
 from .preparation import Preparations
 from .schedule import Schedule
-from .sequence import find_architecture, packed_segments, video_grid
+from .sequence import ARCHITECTURES, find_architecture, packed_segments, video_grid
 from .state import StateKey, StateStore
 from .wording import advice, in_words
 
@@ -152,7 +152,7 @@ class Patch:
         model = uncompiled(base_model.diffusion_model)
         architecture = find_architecture(model)
         if architecture is None:
-            return reasons.unknown_architecture(type(model).__name__)
+            return reasons.unknown_architecture(type(model).__name__, [known.name for known in ARCHITECTURES])
         self.run.architecture = architecture.name
         # Packed audio-video latents come flat, with the shapes of their parts beside them, video first.
         latent_shapes = conditions.get("latent_shapes")
@@ -207,7 +207,7 @@ class Patch:
         least = self.lengths.least(call.q.device, call.heads)
         found = decide(call, evaluation, transformer_options, self.options, least.tokens)
         if found not in UNRELATED:
-            self.run.see(call.tokens, evaluation.size, least.tokens, least.origin)
+            self.run.see(evaluation.length_of(call), evaluation.size, least.tokens, least.origin)
         if not isinstance(found, Reason):
             found = self.run.failed(call.q.device) or self._attend(call, found, evaluation, dense)
         if not isinstance(found, Reason):
@@ -243,12 +243,15 @@ class Patch:
                 return reasons.UNKNOWN_STEP
             require_grid(self.profile, evaluation.grid, len(key.layouts[0].video))
             require_model(self.profile, evaluation.model, call.shape)
+            if evaluation.is_part(call):
+                return reasons.CALIBRATED_PART
             blocks = self.profile.routing(evaluation.block.site, evaluation.sigma, call.q.device)
             if blocks is None:
                 return reasons.NOT_CALIBRATED
         place = evaluation.place(evaluation.block, key.layouts[0], call.shape[0])
-        # Blocks that share a number with another one (VACE) have no maps of their own.
-        observe = self.run.trace.observer(place, call.heads) if key.ordinal == 0 or key.block_index is None else None
+        # Blocks that share a number with another one (VACE) have no maps of their own, and parts of the queries make none.
+        is_mapped = (key.ordinal == 0 or key.block_index is None) and not evaluation.is_part(call)
+        observe = self.run.trace.observer(place, call.heads) if is_mapped else None
         state = evaluation.states.get(key, evaluation.step)
         settings = self.settings if evaluation.density is None else replace(self.settings, density=evaluation.density)
         try:
@@ -260,6 +263,7 @@ class Patch:
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
                 blocks=blocks,
                 state=state,
+                shared=evaluation.shared_keys(call, evaluation.block),
                 owners=evaluation.owners(call.shape[0], key.layouts),
                 scale=call.options.get("scale"),
                 memory_limit=self.options.memory_limit(),
@@ -273,6 +277,7 @@ class Patch:
                 raise
             logger.debug("%s on %s", reason.name, call.q.device, exc_info=error)
             evaluation.states.clear(key.device)
+            evaluation.forget_keys()
             return reason if reason is reasons.OUT_OF_MEMORY else self._give_up(call.q.device, reason)
         evaluation.run.count_sparse(result.statistics, place, call.dtype if call.dtype != call.q.dtype else None)
         return call.arrange(result.output)

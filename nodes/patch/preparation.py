@@ -62,9 +62,9 @@ class Preparations:
         device, video = call.q.device, len(layouts[0].video)
         if device.type == "cpu":
             return
-        test = SelfTest(device, call.dtype, settings, call.head_dim, call.tokens > video)
+        test = SelfTest(device, call.dtype, settings, call.head_dim, call.key_tokens > video)
         # Where the text lies, and how long it is, makes no difference.
-        if not self._is_new(device, test, call.shape[:2], video):
+        if not self._is_new(device, test, call.shape[:2], video, len(layouts[0].routed_queries)):
             return
         each = layouts if len(layouts) > 1 else layouts[0]
         found = HollowCall.like(*call.split_heads(), settings, each, blocks, memory_limit, call.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Architecture:
             ``last``: the video ends the sequence, what is before it is conditioning; ``only``: nothing but the video.
             Where ComfyUI says what the sequence is packed of, see :func:`packed_segments`, that counts instead.
         rhythm: see :class:`VideoSize`.
+        calls_frames: whether the video's own attention comes as a call for each frame, see :mod:`.frames`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Architecture:
     names_blocks: bool
     video_tokens: str
     rhythm: tuple[int, ...] = ()
+    calls_frames: bool = False
 
     def layout(self, tokens: int, video: int, segments: Segments = ()) -> SequenceLayout | Reason:
         """Split a sequence of ``tokens`` tokens of a model that works on ``video`` patches, packed of ``segments`` where that is known."""
@@ -67,11 +69,14 @@ class Architecture:
         return before + block_index, self.layers(diffusion_model)
 
 
+# A class comes before those that it is made from.
 ARCHITECTURES = (
+    Architecture("Wan-Animate-2", "WanAnimate2Model", ("blocks",), True, "only", calls_frames=True),
     Architecture("Wan", "WanModel", ("blocks",), True, "all"),
     Architecture("HunyuanVideo", "HunyuanVideo", ("double_blocks", "single_blocks"), True, "last"),
     Architecture("LTX-Video", "LTXVModel", ("transformer_blocks",), False, "only"),
     Architecture("MiniMax-H3", "MiniMaxH3Model", ("blocks",), False, "last", rhythm=(1, 4, 4, 4, 4)),
+    Architecture("Kandinsky 5", "Kandinsky5", ("visual_transformer_blocks",), True, "only"),
 )
 
 
@@ -135,7 +140,8 @@ def apply_mask(layout: SequenceLayout, mask: Tensor | None, tokens: int) -> list
             return MASK_WEIGHTS
     if not visible[:, layout.video.start : layout.video.stop].all():
         return MASK_HIDES_VIDEO
-    return [SequenceLayout(layout.video, tuple(run for span in layout.conditioning for run in _runs(item, span))) for item in visible]
+    spans = (tuple(run for span in layout.conditioning for run in _runs(item, span)) for item in visible)
+    return [replace(layout, conditioning=around) for around in spans]
 
 
 def _runs(visible: Tensor, span: range) -> list[range]:

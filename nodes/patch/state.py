@@ -24,7 +24,7 @@ class StateKey:
         device: where the call runs.
         block_type, block_index: the layer; None where the model does not say.
         ordinal: number of the self-attention call within the layer (VACE blocks report the index of the main
-            block before them), or within the model where the layer is not known.
+            block before them), or within the model where the layer is not known. Calls of a part of the queries are counted apart.
         branch: ``cond_or_uncond`` and ``uuids`` of the batch, and the blocks that a guidance replaced.
         context_window: frames of the window, empty without context windows.
         shape, dtype: batch, heads, tokens, head dimension, and the type of the tensors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .words import Text
@@ -70,7 +71,7 @@ DENSE_BLOCK = Reason("dense-block", "The layer is listed in dense_blocks.", "Sho
 UNKNOWN_ARCHITECTURE = Reason(
     "unknown-architecture",
     "The model is not one whose tokens SVG-EAR understands.",
-    "Use a Wan, HunyuanVideo, LTX-Video or MiniMax-H3 model.",
+    "Use a model that SVG-EAR understands, or bypass the node for this one.",
 )
 NOT_VIDEO = Reason("not-video", "The model is not working on a video latent.", "Use a video model and a video latent.")
 UNKNOWN_TOKENS = Reason(
@@ -90,8 +91,8 @@ RING_ATTENTION = Reason(
 )
 PARTIAL_QUERIES = Reason(
     "partial-queries",
-    "The queries are a part of the video and the keys are more than that, as in attention frame by frame or with weak guides.",
-    "Remove guides with a strength below 1; models that attend frame by frame are not supported yet.",
+    "The queries are fewer than the keys, in a model of which SVG-EAR does not know that it asks for its attention in parts.",
+    "Remove nodes that split the attention, or bypass the node for this model.",
 )
 UNKNOWN_BLOCK = Reason(
     "unknown-block",
@@ -119,6 +120,11 @@ NOT_CALIBRATED = Reason(
     "not-calibrated",
     "The calibration has nothing for this layer or this noise level.",
     "Load the calibration of this model and of this part of the denoising, or calibrate again with the same nodes.",
+)
+CALIBRATED_PART = Reason(
+    "calibrated-part",
+    "A calibration is of all queries of the video at once, and this model asks for its attention frame by frame.",
+    "Disconnect SVG-EAR Load Calibration and choose a preset.",
 )
 HEAD_DIM = Reason("head-dim", "The head dimension is neither 64 nor 128.", "Use a model with head dimension 64 or 128.")
 DTYPE = Reason("dtype", "The tensors are not float16, bfloat16 or float32.", "Choose another compute type for the model.")
@@ -159,10 +165,12 @@ KERNEL_WRONG = Reason(
 )
 
 
-def unknown_architecture(model_class: str) -> Reason:
-    """:data:`UNKNOWN_ARCHITECTURE` of a certain model."""
+def unknown_architecture(model_class: str, known: Sequence[str]) -> Reason:
+    """:data:`UNKNOWN_ARCHITECTURE` of a certain model, with the names of the models that are ``known``."""
     return replace(
-        UNKNOWN_ARCHITECTURE, sentence=Text("The model ({model}) is not one whose tokens SVG-EAR understands.", model=model_class)
+        UNKNOWN_ARCHITECTURE,
+        sentence=Text("The model ({model}) is not one whose tokens SVG-EAR understands.", model=model_class),
+        remedy=Text("Use one of these models, or bypass the node for this one: {known}.", known=", ".join(known)),
     )
 
 

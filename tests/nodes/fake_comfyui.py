@@ -22,6 +22,15 @@ class WanModel:
     blocks = [None] * 4
 
 
+class WanAnimate2Model(WanModel):
+    """Asks for the attention of one frame after the other."""
+
+
+class Kandinsky5:
+    patch_size = (1, 2, 2)
+    visual_transformer_blocks = [None] * 2
+
+
 class HunyuanVideo:
     patch_size = [1, 2, 2]
     double_blocks = [None] * 2
@@ -47,7 +56,23 @@ class Unknown:
     pass
 
 
-MODELS = {"wan": WanModel, "hunyuan": HunyuanVideo, "ltx": LTXVModel, "minimax": MiniMaxH3Model, "unknown": Unknown}
+MODELS = {
+    "wan": WanModel,
+    "animate2": WanAnimate2Model,
+    "kandinsky": Kandinsky5,
+    "hunyuan": HunyuanVideo,
+    "ltx": LTXVModel,
+    "minimax": MiniMaxH3Model,
+    "unknown": Unknown,
+}
+    "wan": WanModel,
+    "animate2": WanAnimate2Model,
+    "kandinsky": Kandinsky5,
+    "hunyuan": HunyuanVideo,
+    "ltx": LTXVModel,
+    "minimax": MiniMaxH3Model,
+    "unknown": Unknown,
+}
 
 
 def flow_sigma(percent, shift=3.0):
