@@ -65,14 +65,6 @@ MODELS = {
     "minimax": MiniMaxH3Model,
     "unknown": Unknown,
 }
-    "wan": WanModel,
-    "animate2": WanAnimate2Model,
-    "kandinsky": Kandinsky5,
-    "hunyuan": HunyuanVideo,
-    "ltx": LTXVModel,
-    "minimax": MiniMaxH3Model,
-    "unknown": Unknown,
-}
 
 
 def flow_sigma(percent, shift=3.0):
