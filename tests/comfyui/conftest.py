@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from harness.checkpoints import ARCHITECTURES
 from harness.server import Server
+from harness.variants import VARIANTS
 from left_out import CHECKOUT, NO_BROWSER, NO_BROWSER_REASON, NO_CHECKOUT_REASON
 
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def _no_skip(report, path):
 def comfyui(tmp_path_factory):
     """A running server with the pack, the fixture nodes and a checkpoint of every architecture; see harness/."""
     server = Server(CHECKOUT, tmp_path_factory.mktemp("comfyui"))
-    for architecture in ARCHITECTURES.values():
+    for architecture in (*ARCHITECTURES.values(), *(variant.architecture for variant in VARIANTS.values())):
         architecture.write(server.models_dir)
     with server:
         yield server

@@ -7,6 +7,7 @@ import pytest
 from harness.checkpoints import ARCHITECTURES
 from harness.client import PromptRejected
 from harness.graphs import Graph, sampling, two_expert_sampling
+from harness.reports import dense_calls, relative_error, sparse_calls
 
 EVERYTHING_SPARSE = {"density": 0.1, "dense_first_steps": 0, "dense_blocks": ""}
 EVERYTHING_EXACT = EVERYTHING_SPARSE | {"density": 1.0}
@@ -19,22 +20,10 @@ def wan(attention=None, **changes):
     return sampling("wan21_t2v", attention, latent=SMALL, **changes)
 
 
-def sparse_calls(text):
-    return int(re.search(r"Sparse calls: (\d+)", text)[1])
-
-
-def dense_calls(text):
-    return {name: int(count) for count, name in re.findall(r"^  (\d+) ([a-z-]+):", text, re.MULTILINE)}
-
-
 def run(client, sampled):
     """The latent and the text of the report."""
     result = client.run(sampled.graph.nodes)
     return result.latent(sampled.latent), result.text(sampled.report) if sampled.report else None
-
-
-def relative_error(value, expected):
-    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
 def test_nodes_are_registered(client):

@@ -35,7 +35,8 @@ class Conditioning:
     ``file`` names an .npy file in the input folder that holds the text tokens ``[1, tokens, channels]`` instead.
     ``masked`` adds an attention mask, in which ``padding`` of the last text tokens are off. ``image`` adds a latent image
     and mask for image-to-video models, ``reference`` a reference latent and ``context`` a context latent. MiniMax-H3 has its own:
-    ``keyframe``, to begin with, and ``shown``, a video with its sound to refer to.
+    ``keyframe``, to begin with, and ``shown``, a video with its sound to refer to. ``pose`` is the latent of a pose's video, ``audio``
+    the shape of an audio embedding, as numbers with commas between.
     """
 
     CATEGORY = "svg-ear tests"
@@ -51,7 +52,8 @@ class Conditioning:
                 **{name: _int() for name in sizes},
                 "masked": ("BOOLEAN", {"default": False}),
                 "file": ("STRING", {"default": ""}),
-                **{name: ("LATENT",) for name in ("image", "reference", "context", "keyframe", "shown")},
+                "audio": ("STRING", {"default": ""}),
+                **{name: ("LATENT",) for name in ("image", "reference", "context", "keyframe", "shown", "pose")},
             },
         }
 
@@ -67,9 +69,11 @@ class Conditioning:
         padding=0,
         masked=False,
         file="",
+        audio="",
         image=None,
         reference=None,
         context=None,
+        pose=None,
         keyframe=None,
         shown=None,
     ):
@@ -95,6 +99,10 @@ class Conditioning:
             entries["reference_latents"] = [reference["samples"]]
         if context is not None:
             entries["context_latents"] = [context["samples"]]
+        if pose is not None:
+            entries["pose_video_latent"] = pose["samples"]
+        if audio:
+            entries["audio_embed"] = torch.randn(*map(int, audio.split(",")), generator=generator)
         if keyframe is not None:
             sound = torch.randn(1, 32, 2, 3, generator=generator)
             entries["minimax_keyframes"] = [{"resolved_frame_index": 0, "latent": keyframe["samples"], "audio_latent": sound}]

@@ -55,7 +55,10 @@ class Graph:
 
     def load(self, architecture: str) -> list:
         """Add the stock loader for the checkpoint of an architecture and return its MODEL."""
-        name = ARCHITECTURES[architecture].file_name
+        return self.load_file(ARCHITECTURES[architecture].file_name)
+
+    def load_file(self, name: str) -> list:
+        """Add the stock loader for a checkpoint by its file name and return its MODEL."""
         return self.add("UNETLoader", unet_name=name, weight_dtype="default")[0]
 
     def conditioning(self, architecture: str, seed: int, **changes) -> list:
