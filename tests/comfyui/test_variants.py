@@ -16,7 +16,7 @@ def run(client, name, between=None, **attention):
     """The latent, and the text of the report where our node has settings; ``between`` puts another node before it."""
     variant, graph = VARIANTS[name], Graph()
     model = graph.load_file(variant.architecture.file_name)
-    model = model if between is None else graph.add(between, model=model)[0]
+    model = model if between is None else graph.add(between, model=model, device="cpu", dtype="default")[0]
     model = graph.attention(model, **SPARSE | attention) if attention else model
     text = graph.add("SVGEARTestConditioning", seed=1, **variant.architecture.conditioning, **variant.conditions(graph))[0]
     sampled = graph.sample(model, graph.latent(LATENT), positive=text, negative=text, steps=STEPS)
@@ -44,3 +44,13 @@ def test_is_detected_and_runs_sparse(comfyui, client, name):
         assert sum(dense_calls(text).values()) == STEPS * architecture.other_attention
         assert "WARNING" not in text
         assert least <= relative_error(latent, dense) < most
+
+
+def test_a_pose_that_is_kept_between_steps_leaves_the_frames_sparse(client):
+    """With ComfyUI's cache the pose's own attention runs in the first step alone."""
+    name, frames = "wan_animate2", 6
+    dense, _ = run(client, name, "WanAnimate2Cache")
+    for density, most in ((1.0, 1e-4), (0.5, 0.5)):
+        latent, text = run(client, name, "WanAnimate2Cache", density=density, strict=True)
+        assert sparse_calls(text) == VARIANTS[name].architecture.self_attention + (STEPS - 1) * frames
+        assert relative_error(latent, dense) < most
