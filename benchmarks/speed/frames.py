@@ -22,6 +22,7 @@ from .inputs import Shape, make_inputs
 
 pack.load()
 from svg_ear.kernels import ClusterState, SequenceLayout, Settings, SharedKeys, prepare, sparse_attention  # noqa: E402
+from svg_ear.kernels.hollow import HollowCall  # noqa: E402
 
 # Frames, rows and columns of tokens, the reference among the frames, from 832 x 480 to 1280 x 720.
 SIZES = ((22, 30, 52), (22, 38, 66), (22, 45, 80))
@@ -65,7 +66,7 @@ def _measure(grid: tuple[int, int, int]) -> None:
     cases = [(f"sparse {density:.0%}", Settings(density=density), True) for density in DENSITIES]
     cases += [(f"sparse 10%, {size} in a group", Settings(density=0.1, query_clusters=-(-frame // size)), True) for size in GROUPS[1:]]
     cases.append(("sparse 10%, nothing shared", Settings(density=0.1), False))
-    prepare(queries[0], keys, values, cases[0][1], layouts=layout).wait()
+    prepare(HollowCall.like(queries[0], keys, values, cases[0][1], layout, None, None)).wait()
     for name, settings, sharing in cases:
         states = [ClusterState() for _ in queries]
 

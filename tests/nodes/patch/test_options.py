@@ -103,7 +103,7 @@ def test_layers_that_exist_pass(text):
 
 def test_layers_are_counted_where_the_model_is_known():
     counted = {name: layer_count(model()) for name, model in MODELS.items()}
-    assert counted == {"wan": 4, "hunyuan": 5, "ltx": 2, "minimax": 3, "unknown": None}
+    assert counted == {"wan": 4, "animate2": 4, "kandinsky": 2, "hunyuan": 5, "ltx": 2, "minimax": 3, "unknown": None}
 
 
 def test_without_nodes_beside_it_nothing_changes():

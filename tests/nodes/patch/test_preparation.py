@@ -52,7 +52,7 @@ def tested(monkeypatch):
 
 def call(device=GPU, tokens=96, text=0):
     q = FakeTensor(1, 2, tokens + text, 64, device=torch.device(device))
-    return SimpleNamespace(q=q, dtype=q.dtype, shape=q.shape, head_dim=64, tokens=tokens + text, split_heads=lambda: (q, q, q))
+    return SimpleNamespace(q=q, dtype=q.dtype, shape=q.shape, head_dim=64, key_tokens=tokens + text, split_heads=lambda: (q, q, q))
 
 
 class FakeTensor:

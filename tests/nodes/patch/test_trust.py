@@ -55,7 +55,7 @@ def ask(settings=Settings(), dtype=torch.bfloat16, heads=2, preparations=None):
         preparations = Preparations()
         trust._passed.cache_clear()
     q = SimpleNamespace(device=GPU, dtype=dtype)
-    call = SimpleNamespace(q=q, dtype=dtype, shape=(1, heads, 96, 64), head_dim=64, tokens=96, split_heads=lambda: (q, q, q))
+    call = SimpleNamespace(q=q, dtype=dtype, shape=(1, heads, 96, 64), head_dim=64, key_tokens=96, split_heads=lambda: (q, q, q))
     preparations.begin(call, (LAYOUT,), settings, None, None)
     return preparations.finish(GPU, pytest.fail).wrong
 
@@ -71,7 +71,7 @@ def test_what_passed_is_tested_once_for_all_processes(asked, card):
 def test_two_calls_that_wait_for_the_same_test_have_one(asked):
     process, (q,) = Preparations(), (SimpleNamespace(device=GPU, dtype=torch.bfloat16),)
     for heads in (2, 3):
-        call = SimpleNamespace(q=q, dtype=q.dtype, shape=(1, heads, 96, 64), head_dim=64, tokens=96, split_heads=lambda: (q, q, q))
+        call = SimpleNamespace(q=q, dtype=q.dtype, shape=(1, heads, 96, 64), head_dim=64, key_tokens=96, split_heads=lambda: (q, q, q))
         process.begin(call, (LAYOUT,), Settings(), None, None)
     assert len(asked.tests) == 1 and process.finish(GPU, pytest.fail).wrong is None
 
