@@ -1,6 +1,7 @@
 """Wan-Animate-2's attention: a call for each frame, after one of the pose."""
 
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,3 +135,10 @@ def test_other_models_do_not_say_which_queries_they_ask_for():
     with pytest.raises(StrictModeError, match="asks for its attention in parts"):
         played = Harness("wan", strict=True)
         played.sample(lambda: played.evaluate(lambda attention: attention(q[:, :FRAME], k, v, HEADS)))
+
+
+def test_a_calibration_of_all_queries_is_refused():
+    played = Harness("animate2")
+    played.patch.profile = SimpleNamespace(differences=lambda **values: [], forget_devices=lambda: None, density=0.2)
+    record = played.sample(lambda: played.evaluate(lambda attention: frames(attention, pose=False)))
+    assert counts(record) == {"calibrated-part": 3}
