@@ -154,6 +154,26 @@ class Latent:
         return (latent,)
 
 
+class GuideVAE:
+    """What the nodes for guides ask of a VAE: random latents of 32 pixels a cell; and what an IC-LoRA says of its references."""
+
+    CATEGORY = "svg-ear tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("VAE", "IC_LORA_PARAMETERS")
+    downscale_index_formula = (8, 32, 32)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"downscale": _int(1)}}
+
+    def run(self, downscale):
+        return self, {"reference_downscale_factor": downscale}
+
+    def encode(self, pixels):
+        frames, height, width, _ = pixels.shape
+        return torch.randn(1, 128, (frames - 1) // 8 + 1, height // 32, width // 32, generator=torch.Generator().manual_seed(5))
+
+
 class MidSampling:
     """Counts the evaluations of the model; may raise at one of them, or slow each down so that an interrupt can land."""
 
@@ -324,7 +344,7 @@ class Compile:
 
 NODE_CLASS_MAPPINGS = {
     f"SVGEARTest{node.__name__}": node
-    for node in (Anything, Conditioning, Latent, MidSampling, CountAttention, ModelFacts, Save, Image, ShowText, Compile)
+    for node in (Anything, Conditioning, Latent, GuideVAE, MidSampling, CountAttention, ModelFacts, Save, Image, ShowText, Compile)
 }
 
 

@@ -177,18 +177,58 @@ def hunyuan_video(version_1_5: bool = False) -> Shapes:
 def ltx_video() -> Shapes:
     """LTX-Video: head size 64, separate cross-attention, one token per latent cell."""
     shapes = _linear("patchify_proj", 128, DIM) | _linear("proj_out", DIM, 128) | {"scale_shift_table": (2, DIM)}
-    shapes |= _embedder("adaln_single.emb.timestep_embedder", 256, "linear_1", "linear_2")
-    shapes |= _linear("adaln_single.linear", DIM, 6 * DIM)
+    shapes |= _ltx_modulation("adaln_single", DIM, 6)
     shapes |= _embedder("caption_projection", LTX_CONFIG["caption_channels"], "linear_1", "linear_2")
     for block in range(BLOCKS):
         name = f"transformer_blocks.{block}"
         for attention in ("attn1", "attn2"):
-            for projection in ("to_q", "to_k", "to_v", "to_out.0"):
-                shapes |= _linear(f"{name}.{attention}.{projection}", DIM, DIM)
-            shapes |= {f"{name}.{attention}.{side}_norm.weight": (DIM,) for side in "qk"}
-        shapes |= _linear(f"{name}.ff.net.0.proj", DIM, 4 * DIM) | _linear(f"{name}.ff.net.2", 4 * DIM, DIM)
-        shapes |= {f"{name}.scale_shift_table": (6, DIM)}
+            shapes |= _ltx_attention(f"{name}.{attention}", DIM, DIM, DIM)
+        shapes |= _ltx_feed_forward(f"{name}.ff", DIM) | {f"{name}.scale_shift_table": (6, DIM)}
     return shapes
+
+
+def ltx_2() -> Shapes:
+    """LTX-2.3: video with head size 128, audio with 64 beside it, gated attention, and text that needs no projection."""
+    shapes = {}
+    for stream, dim in (("", DIM), ("audio_", LTX_AUDIO_DIM)):
+        shapes |= _linear(f"{stream}patchify_proj", 128, dim) | _linear(f"{stream}proj_out", dim, 128)
+        shapes |= {f"{stream}scale_shift_table": (2, dim)}
+        shapes |= _ltx_modulation(f"{stream}adaln_single", dim, 9) | _ltx_modulation(f"{stream}prompt_adaln_single", dim, 2)
+        shapes |= _ltx_modulation(f"av_ca_{stream or 'video_'}scale_shift_adaln_single", dim, 4)
+        shapes |= _ltx_modulation(f"av_ca_{'v2a' if stream else 'a2v'}_gate_adaln_single", dim, 1)
+        connector = f"{stream or 'video_'}embeddings_connector"
+        shapes |= {f"{connector}.learnable_registers": (128, dim)}
+        shapes |= _ltx_attention(f"{connector}.transformer_1d_blocks.0.attn1", dim, dim, dim, gates=2)
+        shapes |= _ltx_feed_forward(f"{connector}.transformer_1d_blocks.0.ff", dim)
+        for block in range(BLOCKS):
+            name = f"transformer_blocks.{block}"
+            for attention in ("attn1", "attn2"):
+                shapes |= _ltx_attention(f"{name}.{stream}{attention}", dim, dim, dim, gates=2)
+            shapes |= _ltx_feed_forward(f"{name}.{stream}ff", dim)
+            shapes |= {f"{name}.{stream}scale_shift_table": (9, dim), f"{name}.{stream}prompt_scale_shift_table": (2, dim)}
+            shapes |= {f"{name}.scale_shift_table_a2v_ca_{stream or 'video_'}".removesuffix("_"): (5, dim)}
+    for block in range(BLOCKS):
+        name = f"transformer_blocks.{block}"
+        shapes |= _ltx_attention(f"{name}.audio_to_video_attn", DIM, LTX_AUDIO_DIM, LTX_AUDIO_DIM, gates=2)
+        shapes |= _ltx_attention(f"{name}.video_to_audio_attn", LTX_AUDIO_DIM, DIM, LTX_AUDIO_DIM, gates=2)
+    return shapes
+
+
+def _ltx_modulation(name: str, dim: int, values: int) -> Shapes:
+    embedder = f"{name}.emb.timestep_embedder"
+    shapes = _linear(f"{embedder}.linear_1", 256, dim) | _linear(f"{embedder}.linear_2", dim, dim)
+    return shapes | _linear(f"{name}.linear", dim, values * dim)
+
+
+def _ltx_attention(name: str, queries: int, keys: int, inner: int, gates: int = 0) -> Shapes:
+    shapes = _linear(f"{name}.to_q", queries, inner) | _linear(f"{name}.to_out.0", inner, queries)
+    shapes |= _linear(f"{name}.to_k", keys, inner) | _linear(f"{name}.to_v", keys, inner)
+    shapes |= {f"{name}.{side}_norm.weight": (inner,) for side in "qk"}
+    return shapes | (_linear(f"{name}.to_gate_logits", queries, gates) if gates else {})
+
+
+def _ltx_feed_forward(name: str, dim: int) -> Shapes:
+    return _linear(f"{name}.net.0.proj", dim, 4 * dim) | _linear(f"{name}.net.2", 4 * dim, dim)
 
 
 def minimax_h3() -> Shapes:
@@ -209,6 +249,27 @@ def minimax_h3() -> Shapes:
 
 
 LTX_CONFIG = {"num_attention_heads": 4, "attention_head_dim": 64, "cross_attention_dim": DIM, "caption_channels": 64}
+LTX_AUDIO_DIM = DIM // 2
+LTX_2_CONFIG = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 128,
+    "cross_attention_dim": DIM,
+    "audio_num_attention_heads": 2,
+    "audio_attention_head_dim": 64,
+    "audio_cross_attention_dim": LTX_AUDIO_DIM,
+    "caption_channels": 64,
+    "caption_proj_before_connector": True,
+    "caption_projection_first_linear": False,
+    "cross_attention_adaln": True,
+    "apply_gated_attention": True,
+    "connector_apply_gated_attention": True,
+    "connector_num_layers": 1,
+    "connector_num_attention_heads": 2,
+    "connector_attention_head_dim": 128,
+    "audio_connector_num_attention_heads": 2,
+    "audio_connector_attention_head_dim": 64,
+    "rope_type": "split",
+}
 
 WAN_TEXT = {"tokens": 12, "channels": WAN_TEXT_DIM}
 HUNYUAN_TEXT = {"tokens": 12, "channels": HUNYUAN_TEXT_DIM}
@@ -288,6 +349,18 @@ ARCHITECTURES = {
             2,
             0,
             audio=(32, 2, 10),
+        ),
+        Architecture(
+            "ltx_2",
+            "LTXAV",
+            ltx_2,
+            (128, 5, 12, 16),
+            (1, 1, 1),
+            {"tokens": 12, "channels": DIM + LTX_AUDIO_DIM},
+            2,
+            10,
+            {"config": {"transformer": LTX_2_CONFIG}},
+            audio=(8, 6, 16),
         ),
     )
 }
