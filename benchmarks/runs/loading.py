@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 
 import torch
 from comfy import model_management, ops, sd
+from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from .models import Model, Size
@@ -28,7 +30,8 @@ def load(model: Model):
     # ComfyUI may make its own copy while these are still there.
     fits = device.type == "cuda" and 2.1 * sum(2 * value.numel() for value in empty.values()) < model_management.get_free_memory(device)
     weights = random_weights(empty, device, device if fits else torch.device("cpu"))
-    patcher = sd.load_diffusion_model_state_dict(weights)
+    told = {"metadata": {"config": json.dumps({"transformer": configuration})}} if model.is_told else {}
+    patcher = sd.load_diffusion_model_state_dict(weights, **told)
     weights.clear()
     gc.collect()
     model_management.soft_empty_cache()
@@ -55,9 +58,10 @@ def _weight(key: str, like: Tensor, generator: torch.Generator) -> Tensor:
     return tensor.mul_(math.prod(shape[1:]) ** -0.5)
 
 
-def empty_latent(model: Model, size: Size) -> Tensor:
-    """Zeros, as ComfyUI's nodes for an empty video give them."""
-    return torch.zeros(model.latent_shape(size))
+def empty_latent(model: Model, size: Size) -> Tensor | NestedTensor:
+    """Zeros, as ComfyUI's nodes for an empty video give them, with the audio where the model has any."""
+    video = torch.zeros(model.latent_shape(size))
+    return NestedTensor((video, torch.zeros(model.audio_shape(size)))) if model.audio else video
 
 
 def conditionings(model: Model) -> tuple[Conditioning, Conditioning]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import comfy.sample
 import torch
 from comfy import model_management
+from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from .methods import Method
@@ -75,7 +76,7 @@ class Clock:
         return tuple(end - start for start, end in zip([self.began, *self.ends], self.ends))
 
 
-def run(method: Method, latent: Tensor, conditionings: tuple, cfg: float, clock: Clock) -> Run:
+def run(method: Method, latent: Tensor | NestedTensor, conditionings: tuple, cfg: float, clock: Clock) -> Run:
     """Sample as ComfyUI's KSampler node does: euler, simple, from pure noise."""
     positive, negative = conditionings
     latent = comfy.sample.fix_empty_latent_channels(method.model, latent)
@@ -98,8 +99,12 @@ def run(method: Method, latent: Tensor, conditionings: tuple, cfg: float, clock:
             pass  # the deadline: the steps so far count
     seconds = time.perf_counter() - began
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    finite = None if samples is None else bool(torch.isfinite(samples).all())
+    finite = None if samples is None else all(bool(torch.isfinite(part).all()) for part in _streams(samples))
     return Run(clock.step_seconds(), seconds, clock.evaluations, peak, finite)
+
+
+def _streams(samples: Tensor | NestedTensor) -> Sequence[Tensor]:
+    return samples.unbind() if samples.is_nested else (samples,)
 
 
 def _synchronize() -> None:

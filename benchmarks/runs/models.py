@@ -36,6 +36,15 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Audio:
+    """The audio latent beside a video: channels, frequency bins, and how many of its frames a frame of video has."""
+
+    channels: int
+    bins: int
+    rate: float
+
+
+@dataclass(frozen=True)
 class Model:
     """One model, and how ComfyUI feeds it.
 
@@ -51,6 +60,9 @@ class Model:
         text: tokens and channels of the conditioning.
         pooled: channels of its pooled part, 0 for none.
         guidance: embedded guidance, None without.
+        audio: what is sampled together with the video, None for nothing.
+        text_follows_width: whether the conditioning is as wide as tokens are, or always the same.
+        is_told: whether the loader reads the configuration from the file's metadata, because weights alone do not tell it.
     """
 
     title: str
@@ -64,6 +76,9 @@ class Model:
     text: tuple[int, int]
     pooled: int = 0
     guidance: float | None = None
+    audio: Audio | None = None
+    text_follows_width: bool = False
+    is_told: bool = False
 
     @property
     def layers(self) -> int:
@@ -80,7 +95,8 @@ class Model:
         rows, columns = (latent.spatial * cells for cells in latent.patch[1:])
         size = Size(8 * columns, 6 * rows, 4 * latent.temporal + 1)
         depths = tuple(min(depth, TINY_DEPTH) for depth in self.depths)
-        return replace(self, width=TINY_WIDTH, depths=depths, sizes={name: size for name in self.sizes}, text=(TINY_TEXT, self.text[1]))
+        text = TINY_TEXT, self.text[1] * TINY_WIDTH // self.width if self.text_follows_width else self.text[1]
+        return replace(self, width=TINY_WIDTH, depths=depths, sizes={name: size for name in self.sizes}, text=text)
 
     def load_class(self) -> type:
         """ComfyUI's class of the diffusion model."""
@@ -92,6 +108,10 @@ class Model:
         latent = self.latent
         cells = (size.frames - 1) // latent.temporal + 1, size.height // latent.spatial, size.width // latent.spatial
         return 1, latent.channels, *cells
+
+    def audio_shape(self, size: Size) -> tuple[int, int, int, int] | None:
+        """Of a batch of one: channels, frames and bins of the audio latent; None without."""
+        return self.audio and (1, self.audio.channels, round(size.frames * self.audio.rate), self.audio.bins)
 
     def tokens(self, size: Size) -> int:
         """Video tokens."""
@@ -148,6 +168,31 @@ def _hunyuan(text_channels: int, version_1_5: bool) -> Callable[[int, tuple[int,
     return configuration
 
 
+def _ltx_2(width: int, depths: tuple[int, ...]) -> Configuration:
+    """LTX-2.3, whose text arrives as its connectors leave it: these never run in a sampler, and are as small as can be."""
+    return {
+        "num_attention_heads": width // HEAD_DIM,
+        "attention_head_dim": HEAD_DIM,
+        "cross_attention_dim": width,
+        "audio_num_attention_heads": width // HEAD_DIM,
+        "audio_attention_head_dim": HEAD_DIM // 2,
+        "audio_cross_attention_dim": width // 2,
+        "caption_channels": 3840,
+        "num_layers": depths[0],
+        "caption_proj_before_connector": True,
+        "caption_projection_first_linear": False,
+        "cross_attention_adaln": True,
+        "apply_gated_attention": True,
+        "connector_num_layers": 1,
+        "connector_num_attention_heads": 1,
+        "use_middle_indices_grid": True,
+        "causal_temporal_positioning": True,
+        "av_ca_timestep_scale_multiplier": 1000.0,
+        "rope_type": "split",
+        "frequencies_precision": "float64",
+    }
+
+
 WAN = ("comfy.ldm.wan.model", "WanModel")
 HUNYUAN = ("comfy.ldm.hunyuan_video.model", "HunyuanVideo")
 WAN_720P, WAN_480P = Size(1280, 720, 81), Size(832, 480, 81)
@@ -177,6 +222,15 @@ MODELS = {
         sizes={"720p": Size(1280, 720, 121)},
         text=(256, 3584),
         pooled=768,
+    ),
+    "ltx-2": Model(
+        *("LTX-2.3", "LTXAV", ("comfy.ldm.lightricks.av_model", "LTXAVModel"), 4096, (48,), _ltx_2, Latent(128, 32, 8, (1, 1, 1))),
+        sizes={"1080p": Size(1920, 1088, 121), "1080p-241": Size(1920, 1088, 241)},
+        text=(1024, 6144),
+        # 24 frames of video and 25 of the audio latent a second.
+        audio=Audio(8, 16, 25 / 24),
+        text_follows_width=True,
+        is_told=True,
     ),
 }
 
@@ -209,4 +263,6 @@ CLIPS = (
     Clip("wan-14b", "480p", 5.0),
     Clip("wan-5b", "720p"),
     Clip("wan-1.3b", "480p"),
+    Clip("ltx-2", "1080p"),
+    Clip("ltx-2", "1080p-241"),
 )
