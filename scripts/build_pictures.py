@@ -39,6 +39,7 @@ CARDS = {
     "wan22_5b_ti2v": ("Wan 2.2 5B", "text or image to video, 1280 x 704, 121 frames", 2),
     "hunyuan_video_t2v": ("HunyuanVideo", "text to video, 1280 x 720, 73 frames", 3),
     "hunyuan_video_15_t2v": ("HunyuanVideo 1.5", "text to video, 1280 x 720, 121 frames", 4),
+    "ltx23_t2v": ("LTX-2.3", "text to video with sound, 1920 x 1088, 241 frames", 9),
     "wan21_1_3b_routed_blocks": ("See what was routed", "Wan 2.1 1.3B with routed blocks and report", 5),
     "wan21_1_3b_calibrate": ("Calibrate", "learn once which attention Wan 2.1 1.3B needs", 6),
     "wan21_1_3b_calibrated": ("Follow a calibration", "Wan 2.1 1.3B without any search", 7),

@@ -4,11 +4,14 @@ Written here once: what must agree between them, such as the widgets of our node
 tests/test_workflows.py compares both with a real ComfyUI.
 """
 
-from workflow import Workflow
+from workflow import Workflow, place_of
 
 WAN_21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
 WAN_22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
 HUNYUAN = "https://huggingface.co/Comfy-Org/HunyuanVideo_repackaged/resolve/main/split_files"
+LTX_2 = "https://huggingface.co/Comfy-Org/ltx-2/resolve/main/split_files"
+LTX_23 = "https://huggingface.co/Comfy-Org/ltx-2.3/resolve/main/split_files"
+LIGHTRICKS = "https://huggingface.co/Lightricks"
 HUNYUAN_15 = "https://huggingface.co/Comfy-Org/HunyuanVideo_1.5_repackaged/resolve/main/split_files"
 
 CALIBRATION = "wan21_1_3b_480p_81_frames"
@@ -26,6 +29,10 @@ SIDE_BY_SIDE = (
     "steps dense (dense_first_steps 10000): it changes nothing and takes the time. The first run compiles kernels; look at the second, "
     "with another seed."
 )
+TWICE = (
+    "The first sampler makes the clip at half the size, which is too short for sparse attention and stays dense; the second runs sparse, "
+    f"at 1920 x 1088, where 241 frames are 63,240 tokens. Its report is the one to look at.\n\n{COMPARE}"
+)
 GATHER = (
     "Run it four times or more, each time with another prompt; the seed changes by itself. The clips are dense as always and take up to "
     f"twice as long. After the fourth run SVG-EAR Save Calibration writes models/svg_ear/{CALIBRATION}.safetensors, which the workflow "
@@ -38,15 +45,7 @@ def loaders(
 ) -> dict:
     """The first group: loaders with their files, and a note that says where the files go and gives ``advice``."""
     workflow.start("1. Models", 520)
-    every = [*diffusion.values(), *text, vae, *([vision] if vision else [])]
-    tree = "".join(f"models/{address.split('/split_files/')[1]}\n" for address in every)
-    note = (
-        "Files and where they go (in the ComfyUI folder):\n\n"
-        f"{tree}\n"
-        "Every loader knows where its file can be had: the interface offers to download missing ones.\n\n"
-        f"{advice}"
-    )
-    workflow.add("Note", [note], "Read me")
+    note(workflow, [*diffusion.values(), *text, vae, *([vision] if vision else [])], advice)
     added = {}
     for name, address in diffusion.items():
         title = f"Load Diffusion Model ({name})" if len(diffusion) > 1 else None
@@ -57,6 +56,18 @@ def loaders(
     if vision:
         added["vision"] = workflow.add("CLIPVisionLoader", [_file(vision)], models=[vision])
     return added
+
+
+def note(workflow: Workflow, addresses: list[str], advice: str) -> None:
+    """A note that says where the files go, and gives ``advice``."""
+    tree = "".join(f"models/{'/'.join(place_of(address))}\n" for address in addresses)
+    text = (
+        "Files and where they go (in the ComfyUI folder):\n\n"
+        f"{tree}\n"
+        "Every loader knows where its file can be had: the interface offers to download missing ones.\n\n"
+        f"{advice}"
+    )
+    workflow.add("Note", [text], "Read me")
 
 
 def prompts(workflow: Workflow, clip: dict, positive: str, negative: str | None) -> list[tuple]:
@@ -209,6 +220,52 @@ def hunyuan_video_15_t2v() -> None:
     workflow.save()
 
 
+def ltx23_t2v() -> None:
+    """LTX-2.3 with its sound, at half the size and then at the whole, as the stock template samples it."""
+    workflow = Workflow("ltx23_t2v")
+    checkpoint = f"{LIGHTRICKS}/LTX-2.3-fp8/resolve/main/ltx-2.3-22b-dev-fp8.safetensors"
+    upscaler = f"{LIGHTRICKS}/LTX-2.3/resolve/main/ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
+    lora = f"{LTX_23}/loras/ltx_2.3_22b_distilled_1.1_lora_dynamic_fro09_avg_rank_111_bf16.safetensors"
+    text = f"{LTX_2}/text_encoders/gemma_3_12B_it_fp4_mixed.safetensors"
+    workflow.start("1. Models", 520)
+    note(workflow, [checkpoint, lora, text, upscaler], TWICE)
+    loaded = workflow.add("CheckpointLoaderSimple", [_file(checkpoint)], models=[checkpoint])
+    distilled = workflow.add("LoraLoaderModelOnly", [_file(lora), 0.5], models=[lora], model=(loaded, "MODEL"))
+    clip = workflow.add("LTXAVTextEncoderLoader", [_file(text), _file(checkpoint), "default"], models=[text, checkpoint])
+    sound = workflow.add("LTXVAudioVAELoader", [_file(checkpoint)], models=[checkpoint]), "Audio VAE"
+    upscale = workflow.add("LatentUpscaleModelLoader", [_file(upscaler)], models=[upscaler])
+    vae = loaded, "VAE"
+    workflow.start("2. SVG-EAR", 400, "#3f8f5a")
+    model = workflow.add("SVGEARAttention", {"preset": "few-step"}, model=(distilled, "MODEL")), "MODEL"
+    workflow.start("3. Prompt and half the size", 460)
+    positive, negative = prompts(workflow, clip, PROMPT_WITH_SOUND, NEGATIVE)
+    timed = workflow.add("LTXVConditioning", [24.0], positive=positive, negative=negative)
+    video = workflow.add("EmptyLTXVLatentVideo", [960, 544, 241, 1])
+    audio = workflow.add("LTXVEmptyLatentAudio", [241, 24.0, 1], audio_vae=sound)
+    latent = workflow.add("LTXVConcatAVLatent", video_latent=(video, "LATENT"), audio_latent=(audio, "Latent"))
+    workflow.start("4. Sampling, half the size and then the whole", 420)
+    euler = workflow.add("KSamplerSelect", ["euler"]), "SAMPLER"
+    shared = {"model": model, "sampler": euler} | {name: (timed, name) for name in ("positive", "negative")}
+    first = workflow.add("ManualSigmas", ["1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0"]), "SIGMAS"
+    values = [True, 42, "fixed", 1.0]
+    small = workflow.add("SamplerCustom", values, "Half the size", latent_image=(latent, "latent"), sigmas=first, **shared)
+    parts = workflow.add("LTXVSeparateAVLatent", av_latent=(small, "output"))
+    larger = workflow.add("LTXVLatentUpsampler", samples=(parts, "video_latent"), upscale_model=(upscale, "LATENT_UPSCALE_MODEL"), vae=vae)
+    whole = workflow.add("LTXVConcatAVLatent", video_latent=(larger, "LATENT"), audio_latent=(parts, "audio_latent"))
+    second = workflow.add("ManualSigmas", ["0.85, 0.7250, 0.4219, 0.0"]), "SIGMAS"
+    large = workflow.add("SamplerCustom", values, "1920 x 1088", latent_image=(whole, "latent"), sigmas=second, **shared)
+    workflow.start("5. Video with its sound", 480)
+    parts = workflow.add("LTXVSeparateAVLatent", av_latent=(large, "output"))
+    images = workflow.add("VAEDecodeTiled", [768, 64, 4096, 4], samples=(parts, "video_latent"), vae=vae)
+    heard = workflow.add("LTXVAudioVAEDecode", samples=(parts, "audio_latent"), audio_vae=sound)
+    made = workflow.add("CreateVideo", [24], images=(images, "IMAGE"), audio=(heard, "Audio"))
+    workflow.add("SaveVideo", [f"video/{workflow.title}", "auto", "auto"], video=(made, "VIDEO"))
+    workflow.start("6. What SVG-EAR did", 480, "#3f8f5a")
+    for title, sampled in (("half the size", small), ("1920 x 1088", large)):
+        workflow.add("SVGEARReport", title=f"SVG-EAR Report ({title})", model=model, latent=(sampled, "output"))
+    workflow.save()
+
+
 def wan21_1_3b_routed_blocks() -> None:
     """The small Wan model, with everything that shows what SVG-EAR did beside the sampler."""
     workflow = Workflow("wan21_1_3b_routed_blocks")
@@ -343,6 +400,7 @@ PROMPT = (
     "A red fox trots along a rocky shore at sunrise, waves breaking behind it, the camera tracking it from the side, "
     "warm low light, wet fur and drifting spray in fine detail."
 )
+PROMPT_WITH_SOUND = f"{PROMPT} Waves break with a low rumble and gulls call above them."
 MOTION_PROMPT = "The scene comes to life: gentle natural motion, a slow camera push-in, steady light."
 NEGATIVE = (
     "blurry, low quality, jpeg artifacts, overexposed, static, still picture, subtitles, watermark, deformed hands, "
@@ -356,6 +414,7 @@ if __name__ == "__main__":
         wan22_5b_ti2v,
         hunyuan_video_t2v,
         hunyuan_video_15_t2v,
+        ltx23_t2v,
         wan21_1_3b_routed_blocks,
         wan21_1_3b_calibrate,
         wan21_1_3b_calibrated,

@@ -7,13 +7,18 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 MARGIN, GAP, TITLE = 25, 40, 30
 
-# type: (sockets, outputs), each as "name:TYPE"
+# type: (sockets, outputs), each as "name:TYPE", + for a space in a name
 NODES = {
+    "CheckpointLoaderSimple": ("", "MODEL:MODEL CLIP:CLIP VAE:VAE"),
     "UNETLoader": ("", "MODEL:MODEL"),
     "CLIPLoader": ("", "CLIP:CLIP"),
     "DualCLIPLoader": ("", "CLIP:CLIP"),
     "CLIPVisionLoader": ("", "CLIP_VISION:CLIP_VISION"),
     "VAELoader": ("", "VAE:VAE"),
+    "LoraLoaderModelOnly": ("model:MODEL", "MODEL:MODEL"),
+    "LatentUpscaleModelLoader": ("", "LATENT_UPSCALE_MODEL:LATENT_UPSCALE_MODEL"),
+    "LTXAVTextEncoderLoader": ("", "CLIP:CLIP"),
+    "LTXVAudioVAELoader": ("", "Audio+VAE:VAE"),
     "LoadImage": ("", "IMAGE:IMAGE MASK:MASK"),
     "CLIPVisionEncode": ("clip_vision:CLIP_VISION image:IMAGE", "CLIP_VISION_OUTPUT:CLIP_VISION_OUTPUT"),
     "CLIPTextEncode": ("clip:CLIP", "CONDITIONING:CONDITIONING"),
@@ -35,11 +40,23 @@ NODES = {
     "RandomNoise": ("", "NOISE:NOISE"),
     "KSamplerSelect": ("", "SAMPLER:SAMPLER"),
     "BasicScheduler": ("model:MODEL", "SIGMAS:SIGMAS"),
+    "ManualSigmas": ("", "SIGMAS:SIGMAS"),
+    "SamplerCustom": (
+        "model:MODEL positive:CONDITIONING negative:CONDITIONING sampler:SAMPLER sigmas:SIGMAS latent_image:LATENT",
+        "output:LATENT denoised_output:LATENT",
+    ),
     "CFGGuider": ("model:MODEL positive:CONDITIONING negative:CONDITIONING", "GUIDER:GUIDER"),
     "SamplerCustomAdvanced": (
         "noise:NOISE guider:GUIDER sampler:SAMPLER sigmas:SIGMAS latent_image:LATENT",
         "output:LATENT denoised_output:LATENT",
     ),
+    "LTXVConditioning": ("positive:CONDITIONING negative:CONDITIONING", "positive:CONDITIONING negative:CONDITIONING"),
+    "EmptyLTXVLatentVideo": ("", "LATENT:LATENT"),
+    "LTXVEmptyLatentAudio": ("audio_vae:VAE", "Latent:LATENT"),
+    "LTXVConcatAVLatent": ("video_latent:LATENT audio_latent:LATENT", "latent:LATENT"),
+    "LTXVSeparateAVLatent": ("av_latent:LATENT", "video_latent:LATENT audio_latent:LATENT"),
+    "LTXVLatentUpsampler": ("samples:LATENT upscale_model:LATENT_UPSCALE_MODEL vae:VAE", "LATENT:LATENT"),
+    "LTXVAudioVAEDecode": ("samples:LATENT audio_vae:VAE", "Audio:AUDIO"),
     "EmptyHunyuanLatentVideo": ("", "LATENT:LATENT"),
     "EmptyHunyuanVideo15Latent": ("", "LATENT:LATENT"),
     "Wan22ImageToVideoLatent": ("vae:VAE start_image:IMAGE", "LATENT:LATENT"),
@@ -107,8 +124,24 @@ HEIGHTS = {
     "SaveVideo": 380,
     "CreateVideo": 150,
 }
+# Folders in models/ of files from repositories whose own folders are not ComfyUI's.
+ELSEWHERE = {
+    "ltx-2.3-22b-dev-fp8.safetensors": "checkpoints",
+    "ltx-2.3-spatial-upscaler-x2-1.1.safetensors": "latent_upscale_models",
+}
 # The line that a node shows while it runs and after it, which it grows by.
 TOLD = {"SVGEARAttention": 90}
+
+
+def place_of(address: str) -> tuple[str, str]:
+    """Folder in models/ and name of the file that ``address`` gives."""
+    name = address.rsplit("/", 1)[1]
+    return ELSEWHERE.get(name) or address.split("/split_files/")[1].split("/")[0], name
+
+
+def _socket(entry: str) -> dict[str, str]:
+    name, kind = entry.split(":")
+    return {"name": name.replace("+", " "), "type": kind}
 
 
 @dataclass
@@ -139,7 +172,7 @@ class Workflow:
             named = WIDGETS[kind] | dict(values)
             assert named.keys() == WIDGETS[kind].keys(), f"{kind} has no {named.keys() - WIDGETS[kind].keys()}"
             values = list(named.values())
-        sockets, outputs = ([dict(zip(("name", "type"), entry.split(":"))) for entry in side.split()] for side in NODES[kind])
+        sockets, outputs = ([_socket(entry) for entry in side.split()] for side in NODES[kind])
         height = HEIGHTS.get(kind, 20 * max(len(sockets), len(outputs)) + 24 * len(values) + 24) + TOLD.get(kind, 0)
         node = {
             "id": len(self.nodes) + 1,
@@ -159,9 +192,8 @@ class Workflow:
         if title:
             node["title"] = title
         if models:
-            folders = [address.split("/split_files/")[1].split("/") for address in models]
             node["properties"]["models"] = [
-                {"name": name, "url": address, "directory": folder} for address, (folder, name) in zip(models, folders)
+                {"name": name, "url": address, "directory": folder} for address, (folder, name) in zip(models, map(place_of, models))
             ]
         self.bottom += TITLE + height + MARGIN
         self.nodes.append(node)

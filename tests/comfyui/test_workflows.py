@@ -55,6 +55,7 @@ def _inputs(schema):
     for section in ("required", "optional"):
         for name in schema["input_order"].get(section, ()):
             kind, options = (*schema["input"][section][name], {})[:2]
+            kind = options.get("widgetType", kind)
             if isinstance(kind, list):
                 kind, options = "COMBO", options | {"options": kind}
             elif kind == "COMFY_DYNAMICCOMBO_V3":  # choices that bring further widgets with them
