@@ -43,6 +43,7 @@ CARDS = {
     "wan21_1_3b_routed_blocks": ("See what was routed", "Wan 2.1 1.3B with routed blocks and report", 5),
     "wan21_1_3b_calibrate": ("Calibrate", "learn once which attention Wan 2.1 1.3B needs", 6),
     "wan21_1_3b_calibrated": ("Follow a calibration", "Wan 2.1 1.3B without any search", 7),
+    "minimax_h3": ("MiniMax-H3", "text or image to video with sound, 1280 x 704, 124 frames", 10),
     "wan21_1_3b_compare": ("Compare with dense", "Wan 2.1 1.3B twice from the same noise", 8),
 }
 # Nodes in the screenshots: left, top, right, bottom.

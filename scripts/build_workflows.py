@@ -12,6 +12,7 @@ HUNYUAN = "https://huggingface.co/Comfy-Org/HunyuanVideo_repackaged/resolve/main
 LTX_2 = "https://huggingface.co/Comfy-Org/ltx-2/resolve/main/split_files"
 LTX_23 = "https://huggingface.co/Comfy-Org/ltx-2.3/resolve/main/split_files"
 LIGHTRICKS = "https://huggingface.co/Lightricks"
+MINIMAX = "https://huggingface.co/Comfy-Org/MiniMax-H3/resolve/main"
 HUNYUAN_15 = "https://huggingface.co/Comfy-Org/HunyuanVideo_1.5_repackaged/resolve/main/split_files"
 
 CALIBRATION = "wan21_1_3b_480p_81_frames"
@@ -23,6 +24,10 @@ COMPARE = (
 FOLLOW = (
     "First run the workflow wan21_1_3b_calibrate, with four prompts or more: it writes the calibration that SVG-EAR Load Calibration reads "
     f"here, models/svg_ear/{CALIBRATION}.safetensors. Until then that node is red. Press R after it was written.\n\n{COMPARE}"
+)
+WITH_SOUND = (
+    "Video and sound are made together. SVG-EAR routes the video; text, frames given and sound stay exact. With a LoRA for 4 to 8 steps "
+    f"set the preset to few-step.\n\n{COMPARE}"
 )
 SIDE_BY_SIDE = (
     "Makes the clip twice from the same noise, dense and with SVG-EAR, and compares them. The SVG-EAR node of the dense branch keeps all "
@@ -41,11 +46,18 @@ GATHER = (
 
 
 def loaders(
-    workflow: Workflow, diffusion: dict[str, str], text: tuple[str, ...], clip: list, vae: str, vision: str = "", advice: str = COMPARE
+    workflow: Workflow,
+    diffusion: dict[str, str],
+    text: tuple[str, ...],
+    clip: list,
+    vae: str,
+    vision: str = "",
+    audio_vae: str = "",
+    advice: str = COMPARE,
 ) -> dict:
     """The first group: loaders with their files, and a note that says where the files go and gives ``advice``."""
     workflow.start("1. Models", 520)
-    note(workflow, [*diffusion.values(), *text, vae, *([vision] if vision else [])], advice)
+    note(workflow, [address for address in (*diffusion.values(), *text, vae, vision, audio_vae) if address], advice)
     added = {}
     for name, address in diffusion.items():
         title = f"Load Diffusion Model ({name})" if len(diffusion) > 1 else None
@@ -55,6 +67,8 @@ def loaders(
     added["vae"] = workflow.add("VAELoader", [_file(vae)], models=[vae])
     if vision:
         added["vision"] = workflow.add("CLIPVisionLoader", [_file(vision)], models=[vision])
+    if audio_vae:
+        added["audio_vae"] = workflow.add("VAELoader", [_file(audio_vae)], "Load VAE (audio)", models=[audio_vae])
     return added
 
 
@@ -76,12 +90,21 @@ def prompts(workflow: Workflow, clip: dict, positive: str, negative: str | None)
     return [(workflow.add("CLIPTextEncode", [text], title, clip=(clip, "CLIP")), "CONDITIONING") for title, text in texts.items()]
 
 
-def output(workflow: Workflow, latent: tuple, vae: dict, rate: int, tiled: bool, reports: list[tuple[tuple, tuple]]) -> None:
+def output(
+    workflow: Workflow,
+    latent: tuple,
+    vae: dict,
+    rate: int,
+    tiled: bool,
+    reports: list[tuple[tuple, tuple]],
+    audio_vae: dict | None = None,
+) -> None:
     """The last groups: decode and save, and a report for each sampler run."""
     workflow.start("5. Video", 480)
     decode = ("VAEDecodeTiled", [256, 64, 64, 8]) if tiled else ("VAEDecode", [])
     images = workflow.add(*decode, samples=latent, vae=(vae, "VAE"))
-    video = workflow.add("CreateVideo", [rate], images=(images, "IMAGE"))
+    heard = {"audio": (workflow.add("VAEDecodeAudio", samples=latent, vae=(audio_vae, "VAE")), "AUDIO")} if audio_vae else {}
+    video = workflow.add("CreateVideo", [rate], images=(images, "IMAGE"), **heard)
     workflow.add("SaveVideo", [f"video/{workflow.title}", "auto", "auto"], video=(video, "VIDEO"))
     workflow.start("6. What SVG-EAR did", 480, "#3f8f5a")
     for number, (model, sampled) in enumerate(reports, 1):
@@ -266,6 +289,32 @@ def ltx23_t2v() -> None:
     workflow.save()
 
 
+def minimax_h3() -> None:
+    workflow = Workflow("minimax_h3")
+    files = loaders(
+        workflow,
+        {"model": f"{MINIMAX}/diffusion_models/minimax_h3_fl2va_pruned_int8_convrot.safetensors"},
+        (f"{MINIMAX}/text_encoders/qwen3vl_32b_minimax_h3_nvfp4_awq.safetensors",),
+        ["minimax", "default"],
+        f"{MINIMAX}/vae/minimax_h3_video_vae_fp16.safetensors",
+        audio_vae=f"{MINIMAX}/vae/minimax_h3_audio_vae_fp32.safetensors",
+        advice=WITH_SOUND,
+    )
+    workflow.start("2. SVG-EAR", 400, "#3f8f5a")
+    model = workflow.add("SVGEARAttention", model=(files["model"], "MODEL")), "MODEL"
+    workflow.start("3. Prompt and size (connect images for first and last frame)", 460)
+    given = workflow.add(
+        "MiniMaxH3ImageToVideo", [PROMPT_WITH_SOUND, 1280, 704, 124], clip=(files["clip"], "CLIP"), vae=(files["vae"], "VAE")
+    )
+    positive = given, "positive"
+    # the model is sampled without guidance: cfg stays 1 and the negative side is never evaluated
+    negative = workflow.add("ConditioningZeroOut", conditioning=positive), "CONDITIONING"
+    conditions = {"positive": positive, "negative": negative}
+    sampled = _one_sampler(workflow, model, (given, "LATENT"), [42, "fixed", 20, 1.0, "res_multistep", "simple", 1.0], conditions)
+    output(workflow, sampled, files["vae"], 24, False, [(model, sampled)], files["audio_vae"])
+    workflow.save()
+
+
 def wan21_1_3b_routed_blocks() -> None:
     """The small Wan model, with everything that shows what SVG-EAR did beside the sampler."""
     workflow = Workflow("wan21_1_3b_routed_blocks")
@@ -415,6 +464,7 @@ if __name__ == "__main__":
         hunyuan_video_t2v,
         hunyuan_video_15_t2v,
         ltx23_t2v,
+        minimax_h3,
         wan21_1_3b_routed_blocks,
         wan21_1_3b_calibrate,
         wan21_1_3b_calibrated,

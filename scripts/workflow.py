@@ -57,6 +57,7 @@ NODES = {
     "LTXVSeparateAVLatent": ("av_latent:LATENT", "video_latent:LATENT audio_latent:LATENT"),
     "LTXVLatentUpsampler": ("samples:LATENT upscale_model:LATENT_UPSCALE_MODEL vae:VAE", "LATENT:LATENT"),
     "LTXVAudioVAEDecode": ("samples:LATENT audio_vae:VAE", "Audio:AUDIO"),
+    "MiniMaxH3ImageToVideo": ("clip:CLIP vae:VAE first_frame:IMAGE last_frame:IMAGE", "positive:CONDITIONING LATENT:LATENT"),
     "EmptyHunyuanLatentVideo": ("", "LATENT:LATENT"),
     "EmptyHunyuanVideo15Latent": ("", "LATENT:LATENT"),
     "Wan22ImageToVideoLatent": ("vae:VAE start_image:IMAGE", "LATENT:LATENT"),
@@ -73,6 +74,7 @@ NODES = {
         "LATENT:LATENT",
     ),
     "VAEDecode": ("samples:LATENT vae:VAE", "IMAGE:IMAGE"),
+    "VAEDecodeAudio": ("samples:LATENT vae:VAE", "AUDIO:AUDIO"),
     "VAEDecodeTiled": ("samples:LATENT vae:VAE", "IMAGE:IMAGE"),
     "CreateVideo": ("images:IMAGE audio:AUDIO", "VIDEO:VIDEO"),
     "SaveVideo": ("video:VIDEO", ""),
@@ -114,6 +116,7 @@ HEIGHTS = {
     "SVGEARRoutedBlocks": 1160,
     "PreviewImage": 560,
     "CLIPTextEncode": 160,
+    "MiniMaxH3ImageToVideo": 280,
     "Note": 330,
     "LoadImage": 330,
     "SVGEARReport": 300,
@@ -136,7 +139,7 @@ TOLD = {"SVGEARAttention": 90}
 def place_of(address: str) -> tuple[str, str]:
     """Folder in models/ and name of the file that ``address`` gives."""
     name = address.rsplit("/", 1)[1]
-    return ELSEWHERE.get(name) or address.split("/split_files/")[1].split("/")[0], name
+    return ELSEWHERE.get(name) or address.rsplit("/", 2)[1], name
 
 
 def _socket(entry: str) -> dict[str, str]:

@@ -42,6 +42,7 @@ STOCK = {
     "LoadImage",
     "LoraLoaderModelOnly",
     "ManualSigmas",
+    "MiniMaxH3ImageToVideo",
     "ModelSamplingSD3",
     "Note",
     "PreviewImage",
@@ -51,6 +52,7 @@ STOCK = {
     "SaveVideo",
     "UNETLoader",
     "VAEDecode",
+    "VAEDecodeAudio",
     "VAEDecodeTiled",
     "VAELoader",
     "Wan22ImageToVideoLatent",
@@ -61,7 +63,7 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=WOR
 
 
 def test_every_architecture_has_one():
-    named = {"wan22_14b_t2v", "wan21_14b_i2v", "wan22_5b_ti2v", "hunyuan_video_t2v", "hunyuan_video_15_t2v", "ltx23_t2v"}
+    named = {"wan22_14b_t2v", "wan21_14b_i2v", "wan22_5b_ti2v", "hunyuan_video_t2v", "hunyuan_video_15_t2v", "ltx23_t2v", "minimax_h3"}
     assert named <= set(WORKFLOWS)
 
 
