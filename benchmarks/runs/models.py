@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import accumulate, cycle, islice
 
 HEAD_DIM = 128
 # One layer is dense, so two are the fewest with a sparse one.
@@ -27,21 +28,36 @@ class Size:
 
 @dataclass(frozen=True)
 class Latent:
-    """Channels of a latent, pixels and frames in one of its cells, and cells in a token as (frames, height, width)."""
+    """Channels of a latent, pixels and frames in one of its cells, and cells in a token as (frames, height, width).
+
+    ``rhythm`` has the frames of its cells one after the other, over and over, where they are not all alike but for the first.
+    """
 
     channels: int
     spatial: int
     temporal: int
     patch: tuple[int, int, int]
+    rhythm: tuple[int, ...] = ()
+
+    def frames(self, count: int) -> int:
+        """Cells along time of so many frames."""
+        if not self.rhythm:
+            return (count - 1) // self.temporal + 1
+        reached = list(accumulate(islice(cycle(self.rhythm), count)))
+        return reached.index(count) + 1
 
 
 @dataclass(frozen=True)
 class Audio:
-    """The audio latent beside a video: channels, frequency bins, and how many of its frames a frame of video has."""
+    """The audio latent beside a video: channels, frequency bins (or ears), and how many of its frames a frame of video has.
+
+    Its frames come before the bins, or ``time_last``.
+    """
 
     channels: int
     bins: int
     rate: float
+    time_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,12 +122,15 @@ class Model:
     def latent_shape(self, size: Size) -> tuple[int, int, int, int, int]:
         """Of a batch of one: channels, frames, height and width."""
         latent = self.latent
-        cells = (size.frames - 1) // latent.temporal + 1, size.height // latent.spatial, size.width // latent.spatial
+        cells = latent.frames(size.frames), size.height // latent.spatial, size.width // latent.spatial
         return 1, latent.channels, *cells
 
     def audio_shape(self, size: Size) -> tuple[int, int, int, int] | None:
-        """Of a batch of one: channels, frames and bins of the audio latent; None without."""
-        return self.audio and (1, self.audio.channels, round(size.frames * self.audio.rate), self.audio.bins)
+        """Of a batch of one: channels, frames and bins of the audio latent, in that order or with frames last; None without."""
+        if self.audio is None:
+            return None
+        cells = round(size.frames * self.audio.rate), self.audio.bins
+        return 1, self.audio.channels, *(reversed(cells) if self.audio.time_last else cells)
 
     def tokens(self, size: Size) -> int:
         """Video tokens."""
@@ -193,16 +212,34 @@ def _ltx_2(width: int, depths: tuple[int, ...]) -> Configuration:
     }
 
 
+def _minimax(width: int, depths: tuple[int, ...]) -> Configuration:
+    """With the table of time embeddings that the file of ComfyUI's template has in the place of wide modulations."""
+    heads = 56 if width > TINY_WIDTH else width // HEAD_DIM
+    return {
+        "hidden_size": width,
+        "num_layers": depths[0],
+        "token_refiner_num_layers": 2,
+        "num_attention_heads": heads,
+        "attention_head_dim": HEAD_DIM,
+        "ffn_hidden_size": 14336 if width > TINY_WIDTH else 2 * width,
+        "text_dim": 5120,
+        "time_embed_dim": 64,
+        "adaln_curve_grid": 1001,
+    }
+
+
 WAN = ("comfy.ldm.wan.model", "WanModel")
 HUNYUAN = ("comfy.ldm.hunyuan_video.model", "HunyuanVideo")
-WAN_720P, WAN_480P = Size(1280, 720, 81), Size(832, 480, 81)
+WAN_720P, WAN_480P, WAN_640 = Size(1280, 720, 81), Size(832, 480, 81), Size(640, 640, 81)
 WAN_TEXT = (512, 4096)
 
 EIGHTH = Latent(16, 8, 4, (1, 2, 2))
 
 MODELS = {
     "wan-14b": Model(
-        "Wan 14B", "WAN21_T2V", WAN, 5120, (40,), _wan(13824, 16), EIGHTH, sizes={"720p": WAN_720P, "480p": WAN_480P}, text=WAN_TEXT
+        *("Wan 14B", "WAN21_T2V", WAN, 5120, (40,), _wan(13824, 16), EIGHTH),
+        sizes={"720p": WAN_720P, "480p": WAN_480P, "640": WAN_640},
+        text=WAN_TEXT,
     ),
     "wan-5b": Model(
         *("Wan 5B", "WAN22_T2V", WAN, 3072, (30,), _wan(14336, 48), Latent(48, 16, 4, (1, 2, 2))),
@@ -231,6 +268,14 @@ MODELS = {
         audio=Audio(8, 16, 25 / 24),
         text_follows_width=True,
         is_told=True,
+    ),
+    "minimax-h3": Model(
+        *("MiniMax-H3", "MiniMaxH3", ("comfy.ldm.minimax.model", "MiniMaxH3Model"), 5376, (50,), _minimax),
+        Latent(24, 16, 4, (1, 2, 2), rhythm=(1, 4, 4, 4, 4)),
+        sizes={"704p": Size(1280, 704, 124), "704p-243": Size(1280, 704, 243)},
+        text=(256, 5120),
+        # 24 frames of video and 40 of the audio latent a second, in stereo.
+        audio=Audio(32, 2, 40 / 24, time_last=True),
     ),
 }
 
@@ -261,8 +306,12 @@ CLIPS = (
     Clip("hunyuan-1.5", "720p"),
     Clip("wan-14b", "480p"),
     Clip("wan-14b", "480p", 5.0),
+    # Each expert of Wan 2.2 I2V, as its template runs it.
+    Clip("wan-14b", "640"),
     Clip("wan-5b", "720p"),
     Clip("wan-1.3b", "480p"),
     Clip("ltx-2", "1080p"),
     Clip("ltx-2", "1080p-241"),
+    Clip("minimax-h3", "704p"),
+    Clip("minimax-h3", "704p-243"),
 )

@@ -32,13 +32,19 @@ def test_clips_are_those_of_the_models():
         "hunyuan-1.5/720p": 111_600,
         "wan-14b/480p": 32_760,
         "wan-14b/480p/cfg5": 32_760,
+        "wan-14b/640": 33_600,
         "wan-5b/720p": 27_280,
         "wan-1.3b/480p": 32_760,
         "ltx-2/1080p": 32_640,
         "ltx-2/1080p-241": 63_240,
+        "minimax-h3/704p": 32_560,
+        "minimax-h3/704p-243": 63_360,
     }
     ltx = MODELS["ltx-2"]
     assert [ltx.audio_shape(size) for size in ltx.sizes.values()] == [(1, 8, 126, 16), (1, 8, 251, 16)]
+    h3 = MODELS["minimax-h3"]
+    assert [h3.latent_shape(size)[2] for size in h3.sizes.values()] == [37, 72] and h3.tiny().tokens(h3.tiny().sizes["704p"]) > 100
+    assert [h3.audio_shape(size) for size in h3.sizes.values()] == [(1, 32, 2, 207), (1, 32, 2, 405)]
     assert ltx.tiny().text == (12, 384) and MODELS["wan-14b"].tiny().text == (12, 4096)
     assert [Clip.parse(str(clip)) for clip in CLIPS] == list(CLIPS)
     assert MODELS["hunyuan"].with_layers(15).depths == (5, 10) and MODELS["hunyuan-1.5"].with_layers(2).depths == (2, 0)
@@ -226,7 +232,17 @@ def test_without_a_comfyui_it_says_so_and_fails(monkeypatch, capsys, tmp_path):
 def test_tiny_models_are_sampled_in_comfyui(tmp_path):
     """In a process of its own, since ComfyUI wants to be imported before torch; the pack against itself."""
     command = [sys.executable, "-m", "benchmarks.runs", "--tiny", "--results", str(tmp_path), "--docs", str(tmp_path), "--commit", "new"]
-    command += ["--clips", "wan-14b/480p/cfg5", "hunyuan/720p", "ltx-2/1080p", "--against", str(pack.ROOT), "--against-commit", "old"]
+    command += [
+        "--clips",
+        "wan-14b/480p/cfg5",
+        "hunyuan/720p",
+        "ltx-2/1080p",
+        "minimax-h3/704p",
+        "--against",
+        str(pack.ROOT),
+        "--against-commit",
+        "old",
+    ]
     command += ["--methods", "dense", "dense-cudnn", "balanced:density=0.3", "against/few-step"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, cwd=pack.ROOT, capture_output=True, text=True, timeout=300, env=environment)
@@ -236,7 +252,9 @@ def test_tiny_models_are_sampled_in_comfyui(tmp_path):
     (path,) = tmp_path.glob("runs_cpu-*.csv")
     rows = results.read(path)
     assert [(row["model"], row["method"]) for row in rows] == [
-        (model, method) for model in ("wan-14b", "hunyuan", "ltx-2") for method in ("dense", "balanced:density=0.3", "against/few-step")
+        (model, method)
+        for model in ("wan-14b", "hunyuan", "ltx-2", "minimax-h3")
+        for method in ("dense", "balanced:density=0.3", "against/few-step")
     ]
     for row in rows:
         ours, steps = row["method"] != "dense", row["step_seconds"].split()
