@@ -183,7 +183,8 @@ class Patch:
 
     def _check_asked(self, evaluation: Evaluation, diffusion_model) -> None:
         """Notice a model that asks for no attention, in its first evaluation: later ones may be skipped by a cache."""
-        self.run.asked += evaluation.calls > 0
+        if evaluation.calls:
+            self.run.attend(evaluation.step)
         if self.run.asked or self.run.evaluations > 1 + self.run.recompiled:
             return
         if self.run.recompiled or not is_compiled(diffusion_model):

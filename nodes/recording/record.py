@@ -38,6 +38,7 @@ class RunRecord:
         estimated_error: mean relative error that the probe expected of the sparse calls; None without any.
         times: how long the calls took.
         dense_steps: steps that stayed dense.
+        skipped_steps: steps in which the model asked for no attention, because a cache took their place.
         tokens: of the video's own attention, the most of any call; None when there was none.
         min_tokens: what they must be at least to run sparse; min_tokens_origin: who says so, empty where it is the user.
         size: of the video; None when it is not known.
@@ -64,6 +65,7 @@ class RunRecord:
     loading: float = 0.0
     times: RunTimes = RunTimes()
     dense_steps: int = 0
+    skipped_steps: int = 0
     tokens: int | None = None
     min_tokens: int = 0
     min_tokens_origin: str = ""
@@ -106,6 +108,7 @@ class Run:
         self._dense_calls: Counter[Reason] = Counter()
         self._dense_attention: Counter[str] = Counter()
         self._dense_steps: set[int] = set()
+        self._attended_steps: set[int] = set()
         self._failed: dict[torch.device, Reason] = {}
         self._seen: tuple[int, VideoSize | None, int, str] | None = None
         self._warnings: dict[str, None] = {}
@@ -121,6 +124,12 @@ class Run:
             self.evaluations += 1
             if self.evaluations == 1:
                 self._loading = time.perf_counter() - self._began
+
+    def attend(self, step: int):
+        """Take note of a step in which the model asked for attention."""
+        with self._lock:
+            self.asked += 1
+            self._attended_steps.add(step)
 
     def see(self, tokens: int, size: VideoSize | None, min_tokens: int, origin: str):
         """Take note of a call of the video's own attention, with what it must have at least, and who says so."""
@@ -172,6 +181,10 @@ class Run:
             self._dense_steps.add(step)
         return self.timer.dense_step(device)
 
+    def _skipped_steps(self) -> int:
+        """Steps without attention, up to the last with it: samplers that choose their own steps leave some out at the end."""
+        return max(self._attended_steps, default=-1) + 1 - len(self._attended_steps)
+
     def finish(self, result) -> RunRecord:
         """Close the run; ``result`` is the sampler's latent of whatever kind, None when it did not get that far."""
         trace, times, sparse_calls, means = TraceRecord(), RunTimes(), self.trace.sparse_calls, None
@@ -205,7 +218,8 @@ class Run:
             estimated_error=means and means[1],
             loading=self._loading,
             times=times,
-            dense_steps=len(self._dense_steps),
+            dense_steps=len(self._dense_steps & self._attended_steps),
+            skipped_steps=self._skipped_steps() if result is not None else 0,
             tokens=tokens,
             min_tokens=min_tokens,
             min_tokens_origin=origin,

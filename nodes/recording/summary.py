@@ -199,6 +199,14 @@ def _times(run: RunRecord) -> list[str]:
         if run.seconds:
             took = Text("{took} ({share})", took=took, share=f"{times.dense_steps / run.seconds:.0%}")
         lines.append(Text("Dense steps: {steps} of {all}, {took}", steps=run.dense_steps, all=run.steps, took=took))
+    if run.skipped_steps:
+        lines.append(
+            Text(
+                "Skipped steps: {steps} of {all}, in which the model did not run: a cache or the sampler left them out",
+                steps=run.skipped_steps,
+                all=run.steps,
+            )
+        )
     if times.sparse is not None:
         lines.append(Text("Time in the sparse calls: {time}", time=duration(times.sparse)))
         if times.dense is not None:

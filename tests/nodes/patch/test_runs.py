@@ -107,3 +107,25 @@ def test_numbers_that_are_not_finite_are_said(part, value):
     assert all(math.isfinite(number) for number in (record.density, record.estimated_error))
     assert "nan" not in told(Found((record,), record, True, True)).replace("NaN", "").lower()
     assert any("not finite" in text for text in record.warnings)
+
+
+def test_steps_that_a_cache_skips_are_said_and_clusters_survive_them():
+    """EasyCache sits between the evaluation and the model, others before both: no attention is asked for either way."""
+    played, calls = Harness(dense_last_steps=1), []
+
+    def step(number):
+        played.evaluate(lambda attention: attention(*qkv(), HEADS), step=number)
+        calls.append([state.calls for state in played.patch.states._states.values()])
+
+    def body():
+        step(0)
+        played.evaluate(lambda attention: None, step=1)
+        step(3)
+        step(4)
+
+    record = played.sample(body)
+    assert (record.sparse_calls, record.skipped_steps, record.dense_steps, record.steps) == (2, 2, 1, 5)
+    assert calls == [[1], [2], [2]]
+    assert "Skipped steps: 2 of 5" in told(Found(runs=(record,), run=record, is_match=True))
+    whole = played.sample(lambda: [step(number) for number in range(5)])
+    assert whole.skipped_steps == 0 and "Skipped" not in told(Found(runs=(whole,), run=whole, is_match=True))
