@@ -18,6 +18,7 @@ from ..recording.record import Recorder, Run
 from ..recording.size import VideoSize
 from ..recording.summary import UNRELATED, headline, status
 from ..recording.words import Text
+from .allocations import unrecorded
 from .blocks import naming_blocks
 from .call import AttentionCall
 from .compiled import COMPILED, is_compiled, uncompiled
@@ -202,6 +203,12 @@ class Patch:
         if evaluation is None or evaluation.run is not self.run:
             return func(*args, **kwargs)
         call = AttentionCall.of(*args, **kwargs)
+        with unrecorded(call.q.device):
+            return self._attended(func, args, kwargs, call, evaluation)
+
+    def _attended(self, func: Callable[..., Tensor], args: tuple, kwargs: dict, call: AttentionCall, evaluation: Evaluation) -> Tensor:
+        """The output of a call of ``func`` inside an evaluation."""
+        transformer_options = kwargs["transformer_options"]
         evaluation.block = None
         evaluation.calls += 1
         dense = partial(self._dense, func, args, kwargs, call, evaluation)

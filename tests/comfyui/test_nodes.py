@@ -109,6 +109,27 @@ def test_second_expert_goes_on_where_the_density_of_the_first_stopped(client):
     assert found == pytest.approx([(80 + 40) / 2, (20 + 10) / 2], abs=8)
 
 
+@pytest.mark.parametrize(("preset", "is_advised"), [("balanced", True), ("few-step", False)])
+def test_two_experts_of_two_steps_each_are_one_few_step_run(client, preset, is_advised):
+    """Wan 2.2 14B I2V as its template runs it: 2 + 2 steps without guidance."""
+    sampled = two_expert_sampling(
+        "wan22_i2v_high", "wan22_i2v_low", {"preset": preset, "dense_blocks": "0"}, report=True, latent=SMALL, steps=4, switch=2
+    )
+    result = client.run(sampled.graph.nodes)
+    for text in (result.text(sampled.first_report), result.text(sampled.report)):
+        assert sparse_calls(text) == 2 and dense_calls(text) == {"cross-attention": 2 * 2, "dense-block": 2}
+        assert ("Advice: 4 steps without guidance" in text) == is_advised
+        density = float(re.search(r"mean density ([0-9.]+)%", text)[1])
+        assert density == pytest.approx(30, abs=3) or preset == "balanced"
+
+
+def test_the_node_says_where_dense_is_the_faster_one(client):
+    sampled = two_expert_sampling(attention={"preset": "few-step", "min_tokens": -1}, report=True, latent=SMALL, steps=4, switch=2)
+    result = client.run(sampled.graph.nodes)
+    for text in (result.text(sampled.first_report), result.text(sampled.report)):
+        assert "WARNING: nothing ran sparse: short-sequence" in text and "where dense attention is faster" in text
+
+
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
 def test_two_experts_with_everything_exact_equal_dense(client, task):
     changes = {"high": f"wan22_{task}_high", "low": f"wan22_{task}_low", "latent": SMALL, "cfg": 3.0}
