@@ -13,7 +13,7 @@ from .patch.patching import recorded, tell
 from .recording.selection import Selection
 
 TOOLTIPS = {
-    "model": "A video model: Wan 2.1 or 2.2, HunyuanVideo 1.0 or 1.5, LTX-Video, or MiniMax-H3.",
+    "model": "A video model: Wan 2.1 or 2.2, HunyuanVideo 1.0 or 1.5, LTX-Video, LTX-2, or MiniMax-H3.",
     "preset": (
         "Trades speed against closeness to dense attention. For each: the share of pairs computed exactly in the first and the last "
         "step; the time of a 20 step clip of Wan 14B at 720p over that of a dense one, reckoned; PSNR against the dense clip on our own "
@@ -100,7 +100,7 @@ class SVGEARAttention(io.ComfyNode):
             category="model/patch",
             search_aliases=["sparse attention", "Sparse VideoGen", "SVG2", "speed up video"],
             description=(
-                "Sparse attention for Wan, HunyuanVideo, LTX-Video and MiniMax-H3: of the attention between video tokens only the part "
+                "Sparse attention for Wan, HunyuanVideo, LTX and MiniMax-H3: of the attention between video tokens only the part "
                 "that matters is computed exactly, the rest is estimated from cluster averages. No training. "
                 "Put it last before the sampler. Of two such nodes in a row the later one counts alone. "
                 "Connect SVG-EAR Report behind the sampler to see what it did."

@@ -26,6 +26,10 @@ LENGTH_CHANGES = Text(
     "the context windows off and make all windows of one length, or calibrate without them."
 )
 FRAME_BY_FRAME = Text("Not gathered: the model asks for its attention frame by frame, and a calibration is of all queries at once.")
+KEYS_WEIGHTED = Text(
+    "Not gathered: a mask gives keys weights, as guides do whose strength is not 1. Set the strength of the guides to 1, or calibrate "
+    "without them."
+)
 # Attachment of a patched MODEL under which its CalibratingPatch is found.
 CALIBRATION = "svg_ear_calibration"
 
@@ -100,8 +104,10 @@ class CalibratingPatch(Patch):
                 self._gathering = self._start(call, key, evaluation, schedule)
             if len(key.layouts[0].video) != self._gathering.tokens:
                 self._spoil(LENGTH_CHANGES)
-            if evaluation.is_part(call):
+            if evaluation.is_frame(call):
                 self._spoil(FRAME_BY_FRAME)
+            elif evaluation.routed(call).biases is not None:
+                self._spoil(KEYS_WEIGHTED)
         if self._gathering.wants(evaluation.step) and not self._spoiled:
             try:
                 self._observe(call, key, evaluation, output)

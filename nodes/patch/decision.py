@@ -21,10 +21,12 @@ def decide(
     Calls of fewer than ``least_tokens`` tokens are too short. What the model or the input rules out comes before the schedule, so that
     strict mode complains at the first step.
     """
-    architecture, video = evaluation.architecture, math.prod(evaluation.grid)
+    architecture, video = evaluation.architecture, math.prod(evaluation.own_grid)
+    is_of_video, is_part = evaluation.is_of_video(call, transformer_options), evaluation.is_part(call)
     if architecture.is_other_stream(call.shape, video, evaluation.model):
         return reasons.OTHER_STREAM
-    is_part = evaluation.is_part(call)
+    if not is_of_video:
+        return reasons.CROSS_ATTENTION
     reason = call.dense_reason(is_part)
     if reason is reasons.CROSS_ATTENTION and call.key_tokens > call.tokens and call.key_tokens >= max(video, least_tokens):
         return reasons.PARTIAL_QUERIES
@@ -33,11 +35,13 @@ def decide(
     if running_block(transformer_options)[1] is None:
         is_video = not architecture.names_blocks and call.tokens >= max(video, least_tokens)
         return reasons.UNKNOWN_BLOCK if is_video else reasons.TOKEN_REFINER
+    if evaluation.guides and is_part and call.tokens != video:
+        return reasons.GUIDE_QUERIES
     if evaluation.length_of(call) < least_tokens:
         return reasons.SHORT_SEQUENCE
-    layouts = evaluation.layouts(call)
-    if isinstance(layouts, Reason):
-        return layouts
+    routed = evaluation.routed(call)
+    if isinstance(routed, Reason):
+        return routed
     evaluation.block = block = evaluation.locate(transformer_options, is_part)
     reason = call.unsupported_reason() or evaluation.step_reason
     if reason is not None:
@@ -53,5 +57,5 @@ def decide(
         context_window=evaluation.context_window,
         shape=call.shape,
         dtype=call.q.dtype,
-        layouts=tuple(layouts),
+        layouts=routed.layouts,
     )

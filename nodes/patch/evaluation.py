@@ -17,8 +17,9 @@ from ..recording.trace import Place
 from .blocks import running_block
 from .call import AttentionCall
 from .frames import frames_layout, is_frame, length_of
+from .guides import guided_layout
 from .schedule import Schedule
-from .sequence import Architecture, Segments, apply_mask, packed_segments
+from .sequence import Architecture, Routed, Segments, apply_mask, packed_segments
 from .state import StateStore
 
 # Where an attention override lies in ``transformer_options``.
@@ -62,6 +63,7 @@ class Evaluation:
         inner: the attention override below ours.
         segments: what its sequences are packed of, empty where that is not known before the calls.
         size: of the video, None where it is not known.
+        guides: how many of the grid's tokens are guides, behind the video.
         block: of the call that is running, None while it is not known to be one of the video's own attention.
         calls: attention calls so far.
         preferred: see :func:`preferred_attention`.
@@ -81,6 +83,7 @@ class Evaluation:
     inner: Callable | None = None
     segments: Segments = ()
     size: VideoSize | None = None
+    guides: int = 0
     block: Block | None = None
     calls: int = 0
     preferred: dict = field(default_factory=dict)
@@ -90,6 +93,28 @@ class Evaluation:
     _layouts: dict = field(default_factory=dict)
     # The block whose calls share their keys, and what they found of them.
     _shared: tuple[tuple, SharedKeys] | None = None
+    # The block of the last call, and how many queries its own attention had still to come.
+    _running: tuple[int | None, int] = (None, 0)
+
+    @property
+    def own_grid(self) -> tuple[int, int, int]:
+        """Frames, rows and columns without the guides, which are whole frames."""
+        frames, rows, columns = self.grid
+        return frames - self.guides // (rows * columns), rows, columns
+
+    def is_of_video(self, call: AttentionCall, transformer_options: dict) -> bool:
+        """Whether a call is of the video's own attention, as far as that is told by where in its block it comes; to be asked once a call.
+
+        Where guides have weights it comes in parts, until all queries were there.
+        """
+        number = running_block(transformer_options)[1]
+        if number is None or not self.architecture.calls_video_first:
+            return True
+        last, left = self._running
+        if number != last:
+            left = 0 if self.architecture.leaves_video_out(transformer_options) else call.key_tokens
+        self._running = number, left - call.tokens
+        return left > 0
 
     @property
     def is_guided(self) -> bool:
@@ -97,12 +122,16 @@ class Evaluation:
         return any(kind != COND for kind in self.branch[0])
 
     def is_part(self, call: AttentionCall) -> bool:
-        """Whether the queries of such a call are a part of those of the video."""
+        """Whether the queries of such a call are a part of those of the video and its guides."""
+        return self.is_frame(call) or (self.guides > 0 and call.tokens < call.key_tokens)
+
+    def is_frame(self, call: AttentionCall) -> bool:
+        """Whether such a call is one of those for each frame."""
         return self.architecture.calls_frames and is_frame(call.tokens, call.key_tokens, self.grid)
 
     def length_of(self, call: AttentionCall) -> int:
         """Tokens of a call, to be compared with the fewest that a sparse one has."""
-        return length_of(call.tokens, call.key_tokens) if self.is_part(call) else call.tokens
+        return length_of(call.tokens, call.key_tokens) if self.is_frame(call) else call.tokens
 
     def locate(self, transformer_options: dict, is_part: bool = False) -> Block:
         """The block of a self-attention call; counts it, calls with a part of the queries apart from the others."""
@@ -112,7 +141,7 @@ class Evaluation:
 
     def shared_keys(self, call: AttentionCall, block: Block) -> SharedKeys | None:
         """What the calls of ``block`` found of the keys that they share, None where they share none; kept until the last frame."""
-        if not self.is_part(call):
+        if not self.is_frame(call):
             return None
         name = (block.type, block.index)
         known = self._shared[1] if self._shared and self._shared[0] == name else SharedKeys()
@@ -135,7 +164,8 @@ class Evaluation:
         """Where a sparse call of ``batch`` items happens."""
         kinds = self.branch[0] or (0,)
         branches = tuple(_branch(kinds[item * len(kinds) // batch]) for item in range(batch))
-        grid = self.grid if math.prod(self.grid) == len(layout.video) and layout.routed_queries == layout.video else None
+        whole = (grid for grid in (self.grid, self.own_grid) if math.prod(grid) == len(layout.video))
+        grid = next(whole, None) if layout.routed_queries == layout.video else None
         return Place(block.layer, block.layers, self.step, self.sparse_steps, branches, grid)
 
     def owners(self, batch: int, layouts: Sequence[SequenceLayout]) -> tuple[int, ...] | None:
@@ -150,17 +180,19 @@ class Evaluation:
         items = batch // len(kinds)
         return tuple(kinds.index(COND) * items + item % items for item in range(batch))
 
-    def layouts(self, call: AttentionCall) -> list[SequenceLayout] | Reason:
+    def routed(self, call: AttentionCall) -> Routed | Reason:
         """Which tokens of a call are routed. A mask is read once, unless it changes: the layers of an evaluation share it."""
-        tokens, mask = call.key_tokens, call.mask
+        mask, tokens, video = call.mask, call.key_tokens, math.prod(self.grid)
         # The mask itself is kept, so that its id cannot be taken by another.
         key = (call.tokens, tokens, id(mask), _version(mask))
         if key not in self._layouts:
             if self.architecture.calls_frames:
                 layout = frames_layout(call.tokens, tokens, self.grid)
+            elif self.guides:
+                layout = guided_layout(call.tokens, tokens, video, self.guides)
             else:
                 segments = packed_segments(call.options.get("transformer_options") or {}) or self.segments
-                layout = self.architecture.layout(tokens, math.prod(self.grid), segments)
+                layout = self.architecture.layout(tokens, video, segments)
             known = layout if isinstance(layout, Reason) else apply_mask(layout, mask, tokens)
             self._layouts[key] = (known, mask)
         return self._layouts[key][0]

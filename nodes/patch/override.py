@@ -27,12 +27,13 @@ from .dense import dense_attention
 from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
 from .expectation import expected_call
 from .failures import distrust, failure
+from .guides import guide_tokens
 from .identity import require_grid, require_model
 from .lengths import Lengths
 from .options import Options
 from .preparation import Preparations
 from .schedule import Schedule
-from .sequence import ARCHITECTURES, find_architecture, packed_segments, video_grid
+from .sequence import ARCHITECTURES, Routed, find_architecture, packed_segments, video_grid
 from .state import StateKey, StateStore
 from .wording import advice, in_words
 
@@ -165,12 +166,12 @@ class Patch:
         inner = transformer_options.get(OVERRIDE)
         evaluation = read_evaluation(model, architecture, grid, transformer_options, schedule, None if inner is self.override else inner)
         evaluation.run, evaluation.states = self.run, self.states
-        evaluation.segments = packed_segments(conditions)
+        evaluation.segments, evaluation.guides = packed_segments(conditions), guide_tokens(conditions)
         self.run.advise(advice(self.options, schedule.whole_steps), evaluation.is_guided)
         # The windows of a longer video do not say how long it is.
         if not evaluation.context_window:
             patch, latent_format = getattr(model, "patch_size", None) or (1, 1, 1), getattr(base_model, "latent_format", None)
-            evaluation.size = VideoSize.of(grid, patch, latent_format, architecture.rhythm)
+            evaluation.size = VideoSize.of(evaluation.own_grid, patch, latent_format, architecture.rhythm)
         return evaluation
 
     def _schedule_of(self, sample_sigmas: Tensor | None, model_sampling) -> Schedule:
@@ -251,24 +252,26 @@ class Patch:
                 return reasons.UNKNOWN_STEP
             require_grid(self.profile, evaluation.grid, len(key.layouts[0].video))
             require_model(self.profile, evaluation.model, call.shape)
-            if evaluation.is_part(call):
+            if evaluation.is_frame(call):
                 return reasons.CALIBRATED_PART
             blocks = self.profile.routing(evaluation.block.site, evaluation.sigma, call.q.device)
             if blocks is None:
                 return reasons.NOT_CALIBRATED
+        routed = evaluation.routed(call)
         place = evaluation.place(evaluation.block, key.layouts[0], call.shape[0])
-        # Blocks that share a number with another one (VACE) have no maps of their own, and parts of the queries make none.
-        is_mapped = (key.ordinal == 0 or key.block_index is None) and not evaluation.is_part(call)
+        # Blocks that share a number with another one (VACE) have no maps of their own, and single frames make none.
+        is_mapped = (key.ordinal == 0 or key.block_index is None) and not evaluation.is_frame(call)
         observe = self.run.trace.observer(place, call.heads) if is_mapped else None
         state = evaluation.states.get(key, evaluation.step)
         settings = self.settings if evaluation.density is None else replace(self.settings, density=evaluation.density)
         try:
-            wrong = self._wait_for_kernels(call, key, blocks)
+            wrong = self._wait_for_kernels(call, routed, blocks)
             if wrong is not None:
                 return self._give_up(call.q.device, wrong)
             result = kernels.sparse_attention(
                 *(*call.tensors(), settings),
                 layouts=key.layouts if len(key.layouts) > 1 else key.layouts[0],
+                biases=routed.biases,
                 blocks=blocks,
                 state=state,
                 shared=evaluation.shared_keys(call, evaluation.block),
@@ -298,15 +301,15 @@ class Patch:
 
     def _compile_ahead(self, call: AttentionCall, evaluation: Evaluation) -> None:
         """Begin to compile for the sparse calls to come, beside a call that the schedule keeps dense."""
-        layouts = evaluation.layouts(call)
         # A calibration may know nothing of the step of this call; then the first sparse one begins it.
         if self.profile is None and any(step >= evaluation.step for step in evaluation.sparse_steps):
-            _PREPARATIONS.begin(call, layouts, self.settings, None, self.options.memory_limit())
+            routed = evaluation.routed(call)
+            _PREPARATIONS.begin(call, routed.layouts, self.settings, None, self.options.memory_limit(), routed.biases)
 
-    def _wait_for_kernels(self, call: AttentionCall, key: StateKey, blocks: kernels.BlockRouting | None) -> Reason | None:
+    def _wait_for_kernels(self, call: AttentionCall, routed: Routed, blocks: kernels.BlockRouting | None) -> Reason | None:
         """Have the kernels of a sparse call ready and tested; why they must not run. Raises a :func:`failure` of the test."""
-        _PREPARATIONS.begin(call, key.layouts, self.settings, blocks, self.options.memory_limit())
-        prepared = _PREPARATIONS.finish(key.device, self.tell)
+        _PREPARATIONS.begin(call, routed.layouts, self.settings, blocks, self.options.memory_limit(), routed.biases)
+        prepared = _PREPARATIONS.finish(call.q.device, self.tell)
         self.run.timer.wait_for_kernels(prepared.seconds)
         return distrust(prepared.wrong)
 

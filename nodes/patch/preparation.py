@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ... import kernels
 from ...kernels import BlockRouting, HollowCall, Preparation, SelfTest, SequenceLayout, Settings
@@ -54,6 +55,7 @@ class Preparations:
         settings: Settings,
         blocks: BlockRouting | None,
         memory_limit: int | None,
+        biases: Tensor | None = None,
     ) -> None:
         """Have the kernels of such a sparse call compiled, and tested, unless they were before. Returns at once; no tensor is kept.
 
@@ -64,10 +66,10 @@ class Preparations:
             return
         test = SelfTest(device, call.dtype, settings, call.head_dim, call.key_tokens > video)
         # Where the text lies, and how long it is, makes no difference.
-        if not self._is_new(device, test, call.shape[:2], video, len(layouts[0].routed_queries)):
+        if not self._is_new(device, test, call.shape[:2], video, len(layouts[0].routed_queries), biases is not None):
             return
         each = layouts if len(layouts) > 1 else layouts[0]
-        found = HollowCall.like(*call.split_heads(), settings, each, blocks, memory_limit, call.dtype)
+        found = HollowCall.like(*call.split_heads(), settings, each, blocks, memory_limit, call.dtype, biases)
         self._settle(found)
         self._start(found, test)
 

@@ -18,6 +18,19 @@ HIDDEN = -1e4
 
 
 @dataclass(frozen=True)
+class Routed:
+    """Which tokens of a call are routed.
+
+    Attributes:
+        layouts: one per batch item, or one for all.
+        biases: what a mask adds to the logits of keys around the video, ``[B or 1, 1, L]``; None where it adds nothing.
+    """
+
+    layouts: tuple[SequenceLayout, ...]
+    biases: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Architecture:
     """How a family of diffusion models lays out its sequence. Subclasses are recognised through their base class.
 
@@ -31,6 +44,7 @@ class Architecture:
             Where ComfyUI says what the sequence is packed of, see :func:`packed_segments`, that counts instead.
         rhythm: see :class:`VideoSize`.
         calls_frames: whether the video's own attention comes as a call for each frame, see :mod:`.frames`.
+        calls_video_first: whether a block calls the video's own attention before any other.
     """
 
     name: str
@@ -40,6 +54,7 @@ class Architecture:
     video_tokens: str
     rhythm: tuple[int, ...] = ()
     calls_frames: bool = False
+    calls_video_first: bool = False
 
     def layout(self, tokens: int, video: int, segments: Segments = ()) -> SequenceLayout | Reason:
         """Split a sequence of ``tokens`` tokens of a model that works on ``video`` patches, packed of ``segments`` where that is known."""
@@ -52,6 +67,10 @@ class Architecture:
             start = tokens - video
             return SequenceLayout(range(start, tokens), (range(start),) if start else ())
         return SequenceLayout(range(tokens))
+
+    def leaves_video_out(self, transformer_options: dict) -> bool:
+        """Whether the running block does without the video's own attention, as guidances have it."""
+        return bool(transformer_options.get("stg_skip_self_attn")) or not transformer_options.get("run_vx", True)
 
     def is_other_stream(self, shape: tuple[int, ...], video: int, diffusion_model) -> bool:
         """Whether a call of ``B, H, L, D`` has the heads of what runs beside ``video`` tokens of video, as LTX-2's audio does."""
@@ -74,7 +93,7 @@ ARCHITECTURES = (
     Architecture("Wan-Animate-2", "WanAnimate2Model", ("blocks",), True, "only", calls_frames=True),
     Architecture("Wan", "WanModel", ("blocks",), True, "all"),
     Architecture("HunyuanVideo", "HunyuanVideo", ("double_blocks", "single_blocks"), True, "last"),
-    Architecture("LTX-Video", "LTXVModel", ("transformer_blocks",), False, "only"),
+    Architecture("LTX", "LTXVModel", ("transformer_blocks",), False, "only", calls_video_first=True),
     Architecture("MiniMax-H3", "MiniMaxH3Model", ("blocks",), False, "last", rhythm=(1, 4, 4, 4, 4)),
     Architecture("Kandinsky 5", "Kandinsky5", ("visual_transformer_blocks",), True, "only"),
 )
@@ -114,14 +133,14 @@ def video_grid(shape: tuple[int, ...], diffusion_model) -> tuple[int, int, int] 
     return tuple(math.ceil(size / step) for size, step in zip(shape[2:], patch))
 
 
-def apply_mask(layout: SequenceLayout, mask: Tensor | None, tokens: int) -> list[SequenceLayout] | Reason:
+def apply_mask(layout: SequenceLayout, mask: Tensor | None, tokens: int) -> Routed | Reason:
     """One layout per batch item of the mask (one in all without a mask): the visible keys as ranges.
 
     The mask is boolean (true shows a key) or additive, of shape ``[Q, L]``, ``[B, Q, L]`` or ``[B, heads, Q, L]``, and
-    must hide the same keys from every query and head. Reads the mask from its device.
+    must say the same of a key to every query and head. Reads the mask from its device.
     """
     if mask is None:
-        return [layout]
+        return Routed((layout,))
     if mask.ndim == 2:
         mask = mask.unsqueeze(0)
     if mask.ndim == 3:
@@ -131,17 +150,18 @@ def apply_mask(layout: SequenceLayout, mask: Tensor | None, tokens: int) -> list
     if mask.shape[3] != tokens:
         return UNKNOWN_TOKENS
 
-    keys = mask[:, 0, 0].cpu()
-    if keys.dtype == torch.bool:
-        visible = keys
-    else:
-        visible = keys == 0
-        if not torch.all(visible | (keys <= HIDDEN)):
+    keys, video = mask[:, 0, 0].cpu(), slice(layout.video.start, layout.video.stop)
+    visible, biases = keys, None
+    if keys.dtype != torch.bool:
+        visible = ~(keys <= HIDDEN)
+        weighted = visible & (keys != 0)
+        if weighted[:, video].any():
             return MASK_WEIGHTS
-    if not visible[:, layout.video.start : layout.video.stop].all():
+        biases = mask[:, 0] if weighted.any() else None
+    if not visible[:, video].all():
         return MASK_HIDES_VIDEO
     spans = (tuple(run for span in layout.conditioning for run in _runs(item, span)) for item in visible)
-    return [replace(layout, conditioning=around) for around in spans]
+    return Routed(tuple(replace(layout, conditioning=around) for around in spans), biases)
 
 
 def _runs(visible: Tensor, span: range) -> list[range]:

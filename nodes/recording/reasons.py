@@ -39,7 +39,13 @@ class StrictModeError(RuntimeError):
 
 
 CROSS_ATTENTION = Reason("cross-attention", "Queries and keys are different tokens, as in attention to the text.", by_design=True)
-OTHER_STREAM = Reason("other-stream", "Attention of what runs beside the video, such as its audio.", by_design=True)
+OTHER_STREAM = Reason("other-stream", "Attention of what runs beside the video, such as its audio, or between the two.", by_design=True)
+GUIDE_QUERIES = Reason(
+    "guide-queries",
+    "Queries of guides whose strength is not 1: each has weights of its own for the keys of the video.",
+    "Set the strength of the guides to 1, then they are routed with the video.",
+    by_design=True,
+)
 TOKEN_REFINER = Reason("token-refiner", "Attention outside the video blocks, such as the refiner of the text tokens.", by_design=True)
 FULL_PRECISION = Reason("full-precision", "The model asks for full precision in this call, which sparse attention is not.", by_design=True)
 SHORT_SEQUENCE = Reason(
@@ -77,7 +83,7 @@ NOT_VIDEO = Reason("not-video", "The model is not working on a video latent.", "
 UNKNOWN_TOKENS = Reason(
     "unknown-tokens",
     "The sequence does not fit the size of the video, so the video tokens in it cannot be told from the others.",
-    "Remove nodes that add tokens to the sequence or cut it (key frames, guides).",
+    "Remove nodes that add tokens to the sequence or cut it.",
 )
 REPEATED_TOKENS = Reason(
     "repeated-tokens",
@@ -143,7 +149,7 @@ MASK_VARIES = Reason(
 )
 MASK_WEIGHTS = Reason(
     "mask-weights-keys",
-    "The attention mask weights keys instead of showing or hiding them.",
+    "The attention mask weights keys of the video instead of showing or hiding them.",
     "Remove the node that adds an attention mask.",
 )
 MASK_HIDES_VIDEO = Reason("mask-hides-video", "The attention mask hides video tokens.", "Remove the node that adds an attention mask.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .reasons import CROSS_ATTENTION, FULL_PRECISION, OTHER_STREAM, SHORT_SEQUENCE, TOKEN_REFINER, Reason
+from .reasons import CROSS_ATTENTION, FULL_PRECISION, GUIDE_QUERIES, OTHER_STREAM, SHORT_SEQUENCE, TOKEN_REFINER, Reason
 from .record import Found, RunRecord
 from .words import Joined, Text, counted, duration
 
 # What says nothing about why the video's own attention did not run sparse.
-UNRELATED = (CROSS_ATTENTION, FULL_PRECISION, OTHER_STREAM, TOKEN_REFINER)
+UNRELATED = (CROSS_ATTENTION, FULL_PRECISION, GUIDE_QUERIES, OTHER_STREAM, TOKEN_REFINER)
 
 NEVER_CALLED = Text(
     "the attention override was never called. The model may bring its own attention, a cache may have skipped "

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fake_comfyui import DIM, HEADS, MODELS, Harness, dense, flow_schedule, flow_sigma, qkv
+from fake_comfyui import DIM, HEADS, MODELS, Harness, dense, flow_schedule, flow_sigma, qkv, split
 from svg_ear.kernels.calibration import Calibration
 from svg_ear.nodes.calibrating.gathering import CalibratingPatch, what_is_missing
 from svg_ear.nodes.patch.identity import ProfileMismatch, model_identity
@@ -253,6 +253,21 @@ def test_windows_of_different_lengths_stay_dense_and_say_so_once(caplog):
     assert what_is_missing(played.patch, 2).startswith("0 of 2 runs gathered. Not gathered: the number of tokens changes")
     played.run()
     assert what_is_missing(played.patch, 2) == "1 of 2 runs gathered. Queue again with another prompt and seed."
+
+
+def test_keys_with_weights_are_not_looked_at():
+    """As those of weak guides are, or of text that a mask weakens."""
+    played, tensors = Gathering("hunyuan"), split(qkv(96 + 8))
+    mask = torch.zeros(1, 1, 96 + 8)
+    mask[..., 2] = -0.5
+
+    def evaluate():
+        played.evaluate(lambda attention: attention(*tensors, HEADS, mask=mask, skip_reshape=True))
+        return torch.zeros(1)
+
+    played.wrap(evaluate)
+    assert played.patch.calibration.runs == 0
+    assert "Set the strength of the guides to 1" in what_is_missing(played.patch, 2)
 
 
 def test_what_is_missing_has_its_reason():

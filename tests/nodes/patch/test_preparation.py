@@ -99,6 +99,9 @@ def test_nothing_is_compiled_twice_for_a_shape_and_settings_on_a_device(prepared
     longer = SequenceLayout(range(9, 105), (range(9),))
     preparations.begin(call(text=9), (longer,), Settings(), None, None)
     assert len(prepared) == len(wanted)
+    for _ in range(2):
+        preparations.begin(call(text=7), (text,), Settings(), None, None, FakeTensor(1, 1, 103, device=GPU))
+    assert len(prepared) == len(wanted) + 1 and prepared[-1].call.biases.shape == (1, 1, 103)
 
 
 def test_what_is_expected_is_compiled_once_and_given_up_for_calls_of_another_kind(prepared):
@@ -165,7 +168,7 @@ class Watched(Preparations):
         super().__init__()
         self.seconds, self.asked = seconds, []
 
-    def begin(self, call, layouts, settings, blocks, memory_limit):
+    def begin(self, call, layouts, settings, blocks, memory_limit, biases=None):
         self.asked.append("begin")
 
     def expect(self, call):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_comfyui import MODELS, HunyuanVideo, WanModel
 from svg_ear.kernels import SequenceLayout
-from svg_ear.nodes.patch.sequence import apply_mask, find_architecture, packed_segments, video_grid
+from svg_ear.nodes.patch.sequence import Routed, apply_mask, find_architecture, packed_segments, video_grid
 from svg_ear.nodes.recording.reasons import MASK_HIDES_VIDEO, MASK_VARIES, MASK_WEIGHTS, UNKNOWN_TOKENS
 
 TEXT_FIRST = SequenceLayout(range(6, 10), (range(6),))
@@ -91,20 +91,29 @@ def additive(hidden, low=-3.4e38):
 @pytest.mark.parametrize("low", [-3.4e38, -65504.0, float("-inf")])
 @pytest.mark.parametrize("shape", [(1, 1, 10), (1, 1, 1, 10), (1, 10)])
 def test_masks_become_ranges(low, shape):
-    layouts = apply_mask(TEXT_FIRST, additive([0, 4, 5], low).view(shape), 10)
-    assert layouts == [SequenceLayout(range(6, 10), (range(1, 4),))]
+    routed = apply_mask(TEXT_FIRST, additive([0, 4, 5], low).view(shape), 10)
+    assert routed == Routed((SequenceLayout(range(6, 10), (range(1, 4),)),))
 
 
 def test_boolean_masks_and_batches():
     mask = torch.ones(2, 1, 1, 10, dtype=torch.bool)
     mask[1, ..., 2] = False
-    first, second = apply_mask(TEXT_FIRST, mask, 10)
+    first, second = apply_mask(TEXT_FIRST, mask, 10).layouts
     assert first == TEXT_FIRST
     assert second.conditioning == (range(0, 2), range(3, 6))
 
 
 def test_all_text_may_be_hidden():
-    assert apply_mask(TEXT_FIRST, additive(range(6)).view(1, 1, 10), 10) == [SequenceLayout(range(6, 10))]
+    assert apply_mask(TEXT_FIRST, additive(range(6)).view(1, 1, 10), 10) == Routed((SequenceLayout(range(6, 10)),))
+
+
+@pytest.mark.parametrize("weight", [-2.0, 1.5])
+def test_weights_of_keys_around_the_video_are_added_to_their_logits(weight):
+    mask = additive([1], weight)
+    mask[3] = -1e9
+    routed = apply_mask(TEXT_FIRST, mask.view(1, 1, 1, 10), 10)
+    assert routed.layouts == (SequenceLayout(range(6, 10), (range(3), range(4, 6))),)
+    assert torch.equal(routed.biases, mask.view(1, 1, 10))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +122,7 @@ def test_all_text_may_be_hidden():
         (torch.zeros(10, 10), MASK_VARIES),
         (torch.zeros(1, 2, 1, 10), MASK_VARIES),
         (additive([7]).view(1, 1, 10), MASK_HIDES_VIDEO),
-        (additive([1], -2.0).view(1, 1, 10), MASK_WEIGHTS),
+        (additive([8], -2.0).view(1, 1, 10), MASK_WEIGHTS),
         (torch.zeros(1, 1, 9), UNKNOWN_TOKENS),
     ],
 )
