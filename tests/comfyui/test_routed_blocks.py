@@ -25,7 +25,7 @@ def routed(client, sampled, **inputs):
     return data, tuple(int(result.text(text)) for text in shown), result.latent(sampled.latent), result.latent(passed)
 
 
-@pytest.mark.parametrize("name", ["wan21_t2v", "wan22_ti2v_5b", "hunyuan_video", "hunyuan_video_15", "ltx_video"])
+@pytest.mark.parametrize("name", ["wan21_t2v", "wan22_ti2v_5b", "hunyuan_video", "hunyuan_video_15", "ltx_video", "ltx_2"])
 def test_every_architecture_fills_the_view(client, name):
     architecture = ARCHITECTURES[name]
     channels, _, height, width = architecture.latent
