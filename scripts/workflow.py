@@ -116,6 +116,7 @@ HEIGHTS = {
     "SVGEARRoutedBlocks": 1160,
     "PreviewImage": 560,
     "CLIPTextEncode": 160,
+    "ManualSigmas": 130,
     "MiniMaxH3ImageToVideo": 280,
     "Note": 330,
     "LoadImage": 330,

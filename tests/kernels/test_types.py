@@ -26,7 +26,7 @@ def test_settings_out_of_range_are_refused(change, message):
 @pytest.mark.parametrize(
     ("video", "conditioning", "message"),
     [
-        (range(0), (), "video not empty"),
+        (range(0), (), "video and queries not empty"),
         (range(0, 10, 2), (), "step 1"),
         (range(5, 10), (range(0, 6),), "overlap"),
         (range(5, 10), (range(0, 3), range(2, 4)), "overlap"),

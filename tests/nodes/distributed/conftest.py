@@ -24,8 +24,10 @@ def engine():
 def raylight(monkeypatch, engine):
     """The packages of the engine, for one test; gives the module of forwards."""
     # Modules of the pack that saw them belong to this test alone.
-    for name in ("patch.patching", "distributed.worker", "distributed.raylight"):
-        monkeypatch.delitem(sys.modules, f"svg_ear.nodes.{name}", raising=False)
+    for package, name in (("patch", "patching"), ("distributed", "worker"), ("distributed", "raylight")):
+        monkeypatch.delitem(sys.modules, f"svg_ear.nodes.{package}.{name}", raising=False)
+        # A package keeps what was imported of it, and hands that out whatever sys.modules says.
+        monkeypatch.delattr(f"svg_ear.nodes.{package}.{name}", raising=False)
     _forget()
     monkeypatch.syspath_prepend(str(engine))
     import raylight.forwards
