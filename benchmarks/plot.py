@@ -18,14 +18,17 @@ def paths(stem: Path) -> list[Path]:
 
 
 @contextmanager
-def panels(stem: Path, count: int, width: float, salt: str) -> Iterator[tuple]:
-    """A figure and its ``count`` axes side by side, each ``width`` inches wide, to draw on; written to :func:`paths` at the end.
+def panels(stem: Path, count: int, width: float, salt: str, below: bool = False) -> Iterator[tuple]:
+    """A figure and its ``count`` axes side by side, or each ``below`` the one before, to draw on; written to :func:`paths` at the end.
+
+    Each is ``width`` inches wide and 4 high.
 
     Ids of the SVG follow from ``salt`` and there is no date, so that the same figures give the same file.
     """
     with pyplot.rc_context({"font.size": 9, "svg.hashsalt": salt, "svg.fonttype": "none"}):
-        figure, axes = pyplot.subplots(1, count, figsize=(width * count, 4), squeeze=False, layout="constrained")
-        yield figure, axes[0]
+        rows, columns = (count, 1) if below else (1, count)
+        figure, axes = pyplot.subplots(rows, columns, figsize=(width * columns, 4 * rows), squeeze=False, layout="constrained")
+        yield figure, axes.flatten()
         png, svg = paths(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(png, dpi=160)

@@ -26,6 +26,8 @@ SERIES = {
     "few-step": ("few-step", "#8e6bbf"),
 }
 INCHES, FEWEST_INCHES = 1.9, 5.5
+# Clips in a line; more go into further lines.
+MOST_CLIPS = 6
 # Of the distance between two clips.
 ROOM = 0.85
 HATCH = {"hatch": "////", "edgecolor": "white", "linewidth": 0}
@@ -46,19 +48,23 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
         raise ValueError("no row has a whole clip beside a dense one: run the bench first, or name the file of its results")
     shown = [method for method in SERIES if any(row["method"] == method for row in rows)]
     width = ROOM / len(shown)
-    with plot.panels(stem, 1, max(FEWEST_INCHES, INCHES * len(dense)), "runs") as (figure, (axis,)):
-        for method in shown:
-            found = [row for row in rows if row["method"] == method]
-            positions = [list(dense).index(title(row)) + _place(row, rows, shown) * width for row in found]
-            _bars(axis, positions, width, found, [dense[title(row)] for row in found], *SERIES[method])
-        axis.set_xticks(range(len(dense)), [_in_lines(clip) for clip in dense])
-        axis.set_xlim(-0.5, len(dense) - 0.5)
-        axis.set_ylim(0, 1.1)
-        axis.set_ylabel(f"time of {CLIP_STEPS} steps over dense; seconds above")
-        axis.spines[["top", "right"]].set_visible(False)
-        handles, labels = axis.get_legend_handles_labels()
+    lines = [list(dense)[first : first + MOST_CLIPS] for first in range(0, len(dense), MOST_CLIPS)]
+    with plot.panels(stem, len(lines), max(FEWEST_INCHES, INCHES * len(lines[0])), "runs", below=True) as (figure, axes):
+        for axis, clips in zip(axes, lines):
+            for method in shown:
+                found = [row for row in rows if row["method"] == method and title(row) in clips]
+                if not found:
+                    continue
+                positions = [clips.index(title(row)) + _place(row, rows, shown) * width for row in found]
+                _bars(axis, positions, width, found, [dense[title(row)] for row in found], *SERIES[method])
+            axis.set_xticks(range(len(clips)), [_in_lines(clip) for clip in clips])
+            axis.set_xlim(-0.5, len(clips) - 0.5)
+            axis.set_ylim(0, 1.1)
+            axis.set_ylabel(f"time of {CLIP_STEPS} steps over dense; seconds above")
+            axis.spines[["top", "right"]].set_visible(False)
+        named = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels())}
         hatched = Patch(facecolor="#d5d5d5", label="of it dense steps", **HATCH)
-        axis.legend([*handles, hatched], [*labels, hatched.get_label()], **LEGEND, ncols=4)
+        axes[0].legend([*named.values(), hatched], [*named, hatched.get_label()], **LEGEND, ncols=4)
         first = rows[0]
         figure.suptitle(f"{first['hardware']}, torch {first['torch']}, ComfyUI {first['comfyui']}", fontsize=8)
     return plot.paths(stem)

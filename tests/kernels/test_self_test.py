@@ -15,9 +15,10 @@ STAGES = "svg_ear.kernels.triton_stages"
 # Near k-means takes the interpreter most of the time.
 QUICK = Settings(density=0.25, kmeans_candidates=0 if not GPU else 32)
 # Of what is allowed: right kernels stay so far below it, wrong ones are so many times above. A fault is worst seen in bfloat16, which the
-# interpreter computes wrongly; what is allowed there is 8 times what is in float16.
+# interpreter computes wrongly; what is allowed there is 8 times what is in float16. On an H200 right kernels reach .12, the mildest fault
+# 2.7 (13 of 141 clusters missing), all others more than 4.
 HEALTHY = 0.25
-FAULT_DTYPE, FAULTY = (torch.bfloat16, 4) if GPU else (torch.float16, 4 * 8)
+FAULT_DTYPE, FAULTY = (torch.bfloat16, 2) if GPU else (torch.float16, 4 * 8)
 
 
 def right(*args, **kwargs):
