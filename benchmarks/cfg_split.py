@@ -65,6 +65,8 @@ class Split:
         model = MODELS[MODEL].tiny() if options.tiny else MODELS[MODEL]
         model = model.with_layers(options.layers) if options.layers else model
         self._patcher = loading.load(model)
+        # How ComfyUI makes the model of another GPU: anew, as its own loaders say; the same weights, as they are random by a seed.
+        self._patcher.cached_patcher_init = (loading.load, (model,))
         self._latent, self._conditionings = loading.empty_latent(model, model.sizes[SIZE]), loading.conditionings(model)
 
     def run(self) -> int:
