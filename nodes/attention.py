@@ -13,7 +13,8 @@ from .patch.patching import recorded, tell
 from .recording.selection import Selection
 
 TOOLTIPS = {
-    "model": "A video model: Wan 2.1 or 2.2, HunyuanVideo 1.0 or 1.5, LTX-Video, LTX-2, or MiniMax-H3.",
+    "model": "A video model: Wan 2.1 or 2.2, HunyuanVideo 1.0 or 1.5, LTX-Video, LTX-2, MiniMax-H3, Kandinsky 5, or a relative of Wan "
+    "such as Animate, SCAIL-2, S2V, HuMo and VACE.",
     "preset": (
         "Trades speed against closeness to dense attention. For each: the share of pairs computed exactly in the first and the last "
         "step; the time of a 20 step clip of Wan 14B at 720p over that of a dense one, reckoned; PSNR against the dense clip on our own "
