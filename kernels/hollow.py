@@ -13,12 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .pipeline import sparse_attention
 from .settings import BlockRouting, SequenceLayout, Settings
 from .state import ClusterState
+from .strides import ALIGNMENT
 
 if TYPE_CHECKING:
     from .triton_stages.launches import Launch
-
-# Bytes of which Triton asks whether an address is a multiple.
-ALIGNMENT = 16
 
 
 @dataclass(frozen=True)

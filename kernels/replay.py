@@ -14,12 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .numerics import ceil_div
+from .strides import ALIGNMENT
 
 if TYPE_CHECKING:
     from .triton_stages.launches import Kernel
 
-# Bytes of which Triton asks whether an address is a multiple.
-ALIGNMENT = 16
 # Pieces of memory begin at multiples of so many bytes, as those of PyTorch's allocator do.
 ROUND = 512
 # A length has one for each share of exact pairs, and for each way in which its tensors lie in memory.

@@ -2,6 +2,9 @@
 
 from torch import Tensor
 
+# Bytes of which Triton asks whether an address is a multiple.
+ALIGNMENT = 16
+
 
 def readable(tensor: Tensor) -> Tensor:
     """``tensor``, copied only when the elements of a row are apart, which kernels do not read."""

@@ -13,8 +13,8 @@ import triton
 from torch import Tensor
 from triton.runtime.jit import KernelInterface
 
-# Bytes of which Triton asks whether an address is a multiple.
-ALIGNMENT = 16
+from ..strides import ALIGNMENT
+
 # From this version on a compiled kernel takes all arguments, constexprs among them.
 TAKES_ALL = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 
