@@ -13,7 +13,7 @@ from torch import Tensor
 from .blocks import block_count
 from .device import unavailable_reason
 from .numerics import ceil_div, compute_dtype
-from .settings import CALIBRATED, BlockRouting, SequenceLayout, Settings
+from .settings import CALIBRATED, INT8, BlockRouting, SequenceLayout, Settings
 from .strides import readable
 
 IMPLEMENTATIONS = ("torch", "triton")
@@ -134,9 +134,10 @@ def chunks_for(
     if memory is None:
         memory = 3 * (2 * (k.nbytes + v.nbytes) if sharing else q.nbytes + k.nbytes + v.nbytes) // 4
         memory = max(memory, LEAST_GPU_MEMORY if q.is_cuda else 0)
-    of_keys, of_head = stages.key_bytes(k, tokens), stages.table_bytes(k, len(layout.routed_queries), tokens, settings)
+    of_keys, of_head = stages.key_bytes(k, tokens, settings), stages.table_bytes(k, len(layout.routed_queries), tokens, settings)
     of_all_keys = k.shape[0] * heads * of_keys
-    stays = sharing and of_all_keys + of_head <= memory
+    # In int8 they come with the queries of the call.
+    stays = sharing and settings.precision != INT8 and of_all_keys + of_head <= memory
     if stays:
         memory -= of_all_keys
     else:

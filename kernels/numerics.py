@@ -7,6 +7,8 @@ from torch import Tensor
 
 # Kernels take exponentials in base 2.
 LOG2_E = math.log2(math.e)
+# The other sign has one more, which is left out.
+LARGEST_INT8 = 127
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

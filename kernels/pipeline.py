@@ -14,7 +14,7 @@ from .blocks import anchored, copy_anchors, exact_blocks
 from .clustering import cluster_as, cluster_by_blocks, cluster_tokens
 from .device import on_its_device
 from .replay import replayed
-from .settings import BlockRouting, SequenceLayout, Settings
+from .settings import INT8, BlockRouting, SequenceLayout, Settings
 from .shared_keys import SharedKeys
 from .state import ClusterState
 from .statistics import Measured, measure
@@ -22,7 +22,7 @@ from .strides import readable
 from .surroundings import attend_surroundings, conditioning_of
 from .timing import StageTimer
 from .tuning import attend_tiles, probe_tiles
-from .types import AttentionResult, Clusters, RoutedHeads, SortedKeys, Summaries, parts
+from .types import AttentionResult, Clusters, Conditioning, RoutedHeads, SortedKeys, Summaries, parts
 
 
 @on_its_device
@@ -235,7 +235,8 @@ class _Call:
         settings, stages, scale, done = self.settings, self.stages, self.scale, self.done
         queries, video = (_of(layout.routed_queries, tensor) for tensor in (q, output))
         conditioning = conditioning_of(k, v, layout, biases)
-        sorted_keys, summaries = self.sort(_of(layout.video, k), _of(layout.video, v), clusters, (item, heads))
+        keys, values = _of(layout.video, k), _of(layout.video, v)
+        sorted_keys, summaries = self.sort(queries, keys, values, conditioning, groups, clusters, (item, heads))
         if settings.compensates:
             probe = stages.probe_tokens(groups.centroids, sorted_keys, conditioning, summaries, settings.weights_centroids, scale)
         else:
@@ -256,11 +257,23 @@ class _Call:
             done("conditioning")
         return RoutedHeads(item, heads, computed, sorted_keys.clusters, probe, routing)
 
-    def sort(self, keys: Tensor, values: Tensor, clusters: Clusters, place: tuple[int, range]) -> tuple[SortedKeys, Summaries]:
+    def sort(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        conditioning: Conditioning,
+        groups: Clusters,
+        clusters: Clusters,
+        place: tuple[int, range],
+    ) -> tuple[SortedKeys, Summaries]:
         """Keys and values of the heads at ``place`` in the order of their clusters, and what is known of those."""
         if place in self.shared.sorted:
             return self.shared.sorted[place]
-        sorted_keys = self.stages.permute(keys, values, clusters)
+        if self.settings.precision == INT8:
+            sorted_keys = self.stages.quantize(queries, keys, values, clusters, conditioning.keys, groups)
+        else:
+            sorted_keys = self.stages.permute(keys, values, clusters)
         self.done("permute")
         summaries = self.stages.summarize(sorted_keys)
         self.done("summarize")

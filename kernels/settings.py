@@ -14,6 +14,8 @@ CALIBRATED = "calibrated"
 METHODS = ("svg-ear", "svg2", CALIBRATED)
 BUDGETS = ("density", "top-p")
 PROBE_SCORES = ("error", "mass")
+FULL, INT8 = "full", "int8"
+PRECISIONS = (FULL, INT8)
 CLUSTERING = ("query_clusters", "key_clusters", "kmeans_first", "kmeans_next", "kmeans_candidates", "recluster_every", "key_metric")
 
 
@@ -47,6 +49,8 @@ class Settings:
         probe_score: how blocks are ranked under ``svg-ear``: by the ``error`` that compensation would make, or by attention
             ``mass``. ``svg2`` always ranks by mass.
         compensate: whether ``calibrated`` compensates skipped blocks by their centroids; False drops them, as published.
+        precision: ``int8`` multiplies the video's queries with keys in int8, those of ``probe_centroids`` aside, and weights with
+            values in the input dtype; ``full`` multiplies all in the input dtype.
     """
 
     method: str = "svg-ear"
@@ -64,9 +68,10 @@ class Settings:
     key_metric: bool = True
     probe_score: str = "error"
     compensate: bool = True
+    precision: str = FULL
 
     def __post_init__(self):
-        for name, allowed in (("method", METHODS), ("budget", BUDGETS), ("probe_score", PROBE_SCORES)):
+        for name, allowed in (("method", METHODS), ("budget", BUDGETS), ("probe_score", PROBE_SCORES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         for name in ("density", "top_p", "min_share"):

@@ -74,6 +74,20 @@ PROBE = {
     120: Tiles(64, 32, 8, 2),
 }
 
+# Where keys are int8. Not among what a card is measured with.
+ATTEND_INT8 = {
+    0: (AMD,),
+    80: (Tiles(64, 64, 8, 2),),
+    86: (Tiles(64, 64, 8, 2),),
+    89: (Tiles(64, 64, 8, 2),),
+    90: (Tiles(128, 64, 4, 2), Tiles(64, 64, 4, 3)),
+    100: (Tiles(64, 64, 8, 2),),
+    120: (Tiles(64, 64, 8, 2),),
+}
+PROBE_INT8 = PROBE
+# For the few groups that are computed again.
+AGAIN = Tiles(32, 32, 4, 1)
+
 # The other choices, for whoever measures: they compile like those above, and none is better on every card.
 ATTEND_CHOICES = {
     0: ((SAFE,), (Tiles(32, 32, 4, 1),), (Tiles(64, 64, 8, 1),)),
@@ -123,22 +137,34 @@ def use(device: torch.device, attend: tuple[Tiles, ...] | None = None, probe: Ti
     _IN_USE[device] = (attend or attend_choices(device)[0], probe or probe_choices(device)[0])
 
 
-def attend_tiles(device: torch.device, itemsize: int) -> tuple[Tiles, ...]:
-    """The one or two tile shapes of the attention kernel for inputs of ``itemsize`` bytes, the taller one first."""
+def attend_tiles(device: torch.device, itemsize: int, int8: bool = False) -> tuple[Tiles, ...]:
+    """The one or two tile shapes of the attention kernel for inputs of ``itemsize`` bytes, the taller one first.
+
+    With ``int8`` those for keys in int8.
+    """
     if device.type == "cpu":
         return INTERPRETED_ATTEND
     if itemsize == 4:
         return (FLOAT32,)
+    if int8:
+        return ATTEND_INT8.get(architecture(device), (SAFE,))
     return _IN_USE[device][0] if device in _IN_USE else attend_choices(device)[0]
 
 
-def probe_tiles(device: torch.device, itemsize: int) -> Tiles:
-    """Tiles of the probe kernel, whose rows are mean queries."""
+def probe_tiles(device: torch.device, itemsize: int, int8: bool = False) -> Tiles:
+    """Tiles of the probe kernel, whose rows are mean queries; with ``int8`` those for keys in int8."""
     if device.type == "cpu":
         return INTERPRETED
     if itemsize == 4:
         return FLOAT32
+    if int8:
+        return PROBE_INT8.get(architecture(device), SAFE)
     return _IN_USE[device][1] if device in _IN_USE else probe_choices(device)[0]
+
+
+def attend_again_tiles(device: torch.device) -> Tiles:
+    """Tiles of the attention kernel for groups that are computed again."""
+    return INTERPRETED if device.type == "cpu" else AGAIN
 
 
 @lru_cache

@@ -101,17 +101,46 @@ def parts(tensor: Tensor, heads: int) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """What products of queries and keys are made of in int8, beside the sorted keys.
+
+    Queries and keys are rotated alike, and one vector of each head is taken from its keys, see :mod:`.torch_stages.quantize`.
+
+    Attributes:
+        key_means: int8 ``[B, H, C, D]``.
+        key_scales: float ``[B, H]``, of the sorted keys and of ``key_means``.
+        extra: int8 ``[B, H, T, D]``, the keys of the conditioning.
+        extra_scales: float ``[B, H, T]``, one for each of them.
+        mean_queries: int8 ``[B, H, G, D]``, those of the groups.
+        mean_query_scales: float ``[B, H, G]``, one for each of them.
+        queries: int8 ``[B, H, N, D]``, in token order.
+        query_scales: float ``[B, H, N]``, one for each of them.
+    """
+
+    key_means: Tensor
+    key_scales: Tensor
+    extra: Tensor
+    extra_scales: Tensor
+    mean_queries: Tensor
+    mean_query_scales: Tensor
+    queries: Tensor
+    query_scales: Tensor
+
+
+@dataclass(frozen=True)
 class SortedKeys:
     """Keys and values in cluster order.
 
     Attributes:
         keys, values: ``[B, H, N, D]`` in the input dtype, row ``r`` is token ``clusters.order[r]``.
         clusters: the key clusters that gave the order.
+        quantized: what makes something of ``keys`` where they are int8; None where they are not.
     """
 
     keys: Tensor
     values: Tensor
     clusters: Clusters
+    quantized: Quantized | None = None
 
 
 @dataclass(frozen=True)
@@ -171,12 +200,14 @@ class Probe:
             error of the numerator over the squared denominator of dense attention.
         masses: ``[B, H, G, C]``, the share of its attention that compensation gives to key cluster j.
         output_norms: ``[B, H, G]``, squared norm of its output with those masses and the plain mean values.
+        log_denominators: ``[B, H, G]``, in base 2, of its attention with keys in int8, where the attention kernel starts from them.
         centroids: the group's own centroids, where the method uses them and the attention stage does not make them itself.
     """
 
     errors: Tensor
     masses: Tensor
     output_norms: Tensor
+    log_denominators: Tensor | None = None
     centroids: WeightedCentroids | None = None
 
 

@@ -6,8 +6,9 @@ from functools import partial
 
 from comfy_api.latest import io
 
+from ..kernels.settings import FULL, INT8
 from .inputs import RecordingType, ScheduleType, SettingsType, Widgets, refuse_unknown
-from .patch.options import AUTOMATIC, CUSTOM, PRESETS, Options, RecordingOptions, ScheduleOptions
+from .patch.options import AUTO, AUTOMATIC, CUSTOM, PRESETS, Options, RecordingOptions, ScheduleOptions
 from .patch.override import Patch
 from .patch.patching import recorded, tell
 from .recording.selection import Selection
@@ -49,6 +50,10 @@ TOOLTIPS = {
         "Share of the pairs computed exactly in the first step, from where it falls step by step to density. -1 takes the preset's; 0 "
         "keeps dense_first_steps dense and all others at density. Raise it when the composition differs too much from dense."
     ),
+    "precision": (
+        "How queries and keys are multiplied. int8 is faster in long sequences, with a loss that can hardly be told from what skipped "
+        "blocks lose; full is in the model's own precision. auto takes full for now."
+    ),
     "settings": "For preset custom: SVG-EAR Custom Settings, or SVG-EAR Load Calibration.",
     "schedule": "SVG-EAR Schedule: run sparse only in a part of the denoising.",
     "recording": "SVG-EAR Record: what SVG-EAR Routed Blocks can show. Without it a few layers, steps and heads, in at most 64 MB.",
@@ -67,6 +72,7 @@ def option_inputs() -> list:
         widgets.count("memory_limit_mb", 0, 1048576),
         widgets.switch("strict"),
         widgets.share("warm_up_density", -1.0),
+        widgets.choice("precision", (AUTO, INT8, FULL)),
         SettingsType.Input("settings", optional=True, tooltip=TOOLTIPS["settings"]),
         ScheduleType.Input("schedule", optional=True, tooltip=TOOLTIPS["schedule"]),
         RecordingType.Input("recording", optional=True, tooltip=TOOLTIPS["recording"]),

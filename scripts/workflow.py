@@ -92,6 +92,7 @@ WIDGETS = {
         "memory_limit_mb": 0,
         "strict": False,
         "warm_up_density": -1.0,
+        "precision": "auto",
     },
     "SVGEARRecord": {"layers": "auto", "steps": "auto", "heads": "auto", "limit_mb": 64},
     "SVGEARRoutedBlocks": {"layer": -1, "step": -1, "head": -1, "branch": "cond", "frames": 4, "width": 1400},

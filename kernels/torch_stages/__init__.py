@@ -6,6 +6,7 @@ from .energies import block_energies, log_denominators
 from .metric import key_metric
 from .permute import permute
 from .probe import probe_centroids, probe_tokens
+from .quantize import quantize
 from .route import route, route_given
 from .summarize import summarize
 from .workspace import key_bytes, table_bytes
@@ -27,6 +28,7 @@ __all__ = [
     "permute",
     "probe_centroids",
     "probe_tokens",
+    "quantize",
     "route",
     "route_given",
     "split",

@@ -16,6 +16,7 @@ from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summarie
 from .chunks import row_slices
 from .cluster import segment_sum
 from .probe import scaled_logits
+from .quantize import dequantized
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,21 @@ def attend(
         scale: factor of the logits.
         output: ``[B, H, N, D]``, token order, any strides.
     """
-    row_labels = sorted_keys.clusters.sorted_labels
+    row_labels, quantized = sorted_keys.clusters.sorted_labels, sorted_keys.quantized
+    queries = queries if quantized is None else quantized.queries
+    mean_queries, conditioning, summaries = dequantized(groups.centroids, sorted_keys, conditioning, summaries)
     ends = groups.offsets.tolist()
     for b, h in itertools.product(range(queries.shape[0]), range(queries.shape[1])):
-        centroids_of_groups = _centroids_of_groups(groups, sorted_keys, summaries, settings, scale, (b, h))
+        centroids_of_groups = _centroids_of_groups(mean_queries, sorted_keys, summaries, settings, scale, (b, h))
         for group, centroids in enumerate(centroids_of_groups):
             tokens = groups.order[b, h, ends[b][h][group] : ends[b][h][group + 1]]
             exact = routing.exact[b, h, group]
             visible = _visible_keys(sorted_keys, conditioning, centroids, exact, row_labels[b, h], settings, (b, h))
             for rows in row_slices(len(tokens), len(visible.keys), queries.device):
-                part = visible.attend(queries[b, h, tokens[rows]].to(visible.keys.dtype), scale)
+                some = queries[b, h, tokens[rows]].to(visible.keys.dtype)
+                if quantized is not None:
+                    some *= quantized.query_scales[b, h, tokens[rows], None]
+                part = visible.attend(some, scale)
                 output[b, h, tokens[rows]] = part.to(output.dtype)
             # Before the next group gathers its keys.
             del visible
@@ -83,17 +89,17 @@ def attend_dense(queries: Tensor, keys: Tensor, values: Tensor, biases: Tensor |
 
 
 def _centroids_of_groups(
-    groups: Clusters, sorted_keys: SortedKeys, summaries: Summaries, settings: Settings, scale: float, where: tuple[int, int]
+    mean_queries: Tensor, sorted_keys: SortedKeys, summaries: Summaries, settings: Settings, scale: float, where: tuple[int, int]
 ) -> Iterator[KeyRows]:
     """What stands for each key cluster, one group after the other."""
     plain = KeyRows(summaries.key_means[where], summaries.value_means[where], summaries.log_sizes[where])
-    count = groups.sizes.shape[-1]
+    count = mean_queries.shape[2]
     if not settings.weights_centroids:
         yield from itertools.repeat(plain, count)
         return
     # As many groups at once as their centroids fit the workspace.
     for some in row_slices(count, sorted_keys.keys.shape[2] + plain.values.numel(), sorted_keys.keys.device):
-        yield from _weighted_centroids(groups.centroids[where][some], sorted_keys, plain, scale, where)
+        yield from _weighted_centroids(mean_queries[where][some], sorted_keys, plain, scale, where)
 
 
 def _weighted_centroids(
@@ -105,7 +111,7 @@ def _weighted_centroids(
     sizes = clusters.sizes[item : item + 1, head : head + 1]
     labels = clusters.labels[where].gather(-1, clusters.order[where].long()).long()
     keys = sorted_keys.keys[item : item + 1, head : head + 1]
-    weights = scaled_logits(centroids[None, None], keys, scale).mT.contiguous()
+    weights = scaled_logits(_key_scale(sorted_keys, where) * centroids[None, None], keys, scale).mT.contiguous()
     peaks = torch.segment_reduce(weights, "max", lengths=sizes, axis=2, unsafe=True).clamp(min=torch.finfo(weights.dtype).min)
     weights = weights[0, 0].sub_(peaks[0, 0, labels]).exp_()
     sums = segment_sum(weights[None, None], sizes)[0, 0]
@@ -152,13 +158,18 @@ def _visible_keys(
     if not settings.compensates:
         skipped = skipped[:0]
 
-    def joined(tokens: Tensor, extra: Tensor, means: Tensor) -> Tensor:
-        return torch.cat((_rows(tokens[where], rows).to(means.dtype), extra[where].to(means.dtype), _rows(means, skipped)))
+    def joined(tokens: Tensor, extra: Tensor, means: Tensor, factor: Tensor | int = 1) -> Tensor:
+        return torch.cat((factor * _rows(tokens[where], rows).to(means.dtype), extra[where].to(means.dtype), _rows(means, skipped)))
 
     weights = centroids.log_weights[skipped]
     extra = weights.new_zeros(conditioning.keys.shape[2]) if conditioning.biases is None else conditioning.biases[where]
     return KeyRows(
-        keys=joined(sorted_keys.keys, conditioning.keys, centroids.keys),
+        keys=joined(sorted_keys.keys, conditioning.keys, centroids.keys, _key_scale(sorted_keys, where)),
         values=joined(sorted_keys.values, conditioning.values, centroids.values),
         log_weights=F.pad(torch.cat((extra, weights)), (len(rows), 0)),
     )
+
+
+def _key_scale(sorted_keys: SortedKeys, where: tuple[int, int]) -> Tensor | int:
+    """What a head's sorted keys are to be multiplied with."""
+    return 1 if sorted_keys.quantized is None else sorted_keys.quantized.key_scales[where]

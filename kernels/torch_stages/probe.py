@@ -8,6 +8,7 @@ from torch import Tensor
 from ..types import Conditioning, Probe, SortedKeys, Summaries
 from .chunks import row_slices
 from .cluster import segment_sum
+from .quantize import dequantized
 
 
 def probe_tokens(
@@ -25,6 +26,9 @@ def probe_tokens(
         scale: factor of the logits.
     """
     keys, sizes = sorted_keys.keys, sorted_keys.clusters.sizes
+    centroids, conditioning, summaries = dequantized(centroids, sorted_keys, conditioning, summaries)
+    # A factor of the keys, which are many, as one of the queries.
+    key_queries = centroids if sorted_keys.quantized is None else centroids * sorted_keys.quantized.key_scales[:, :, None, None]
     mean_norms = summaries.value_means.square().sum(-1)[:, :, None]
     shape = centroids.shape[:3]
     found = Probe(
@@ -33,7 +37,7 @@ def probe_tokens(
         output_norms=centroids.new_empty(shape),
     )
     for rows in row_slices(shape[2], shape[0] * shape[1] * keys.shape[2], keys.device):
-        logits = scaled_logits(centroids[:, :, rows], keys, scale)
+        logits = scaled_logits(key_queries[:, :, rows], keys, scale)
         extra = conditioning_logits(centroids[:, :, rows], conditioning, scale)
         log_denominators = torch.logaddexp(logits.logsumexp(-1), extra.logsumexp(-1))
         weights = logits.sub_(log_denominators[..., None]).exp_()

@@ -7,6 +7,7 @@ from .energies import block_energies, log_denominators
 from .metric import key_metric
 from .permute import permute
 from .probe import probe_centroids, probe_tokens
+from .quantize import quantize
 from .route import route, route_given
 from .split import split
 from .summarize import summarize
@@ -29,6 +30,7 @@ __all__ = [
     "permute",
     "probe_centroids",
     "probe_tokens",
+    "quantize",
     "route",
     "route_given",
     "split",

@@ -12,6 +12,7 @@ from ..settings import Settings
 from ..strides import head_stride
 from ..tuning import attend_tiles
 from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
+from .attend_int8 import attend_int8
 from .launches import Kernel
 from .route import GRANULE
 from .softmax import TO_BASE_2, softmax_step
@@ -125,12 +126,16 @@ def attend(
     rows scattered by the kernel itself, so neither is ever permuted in memory.
 
     Args:
-        queries: ``[1, H, N, D]``, token order, last stride 1; as many as the keys, or fewer or more.
+        queries: ``[1, H, N, D]``, token order, last stride 1; as many as the keys, or fewer or more. Where keys are int8, those beside
+            them are taken in their place.
         groups, sorted_keys, conditioning, summaries, probe, routing: results of the stages before.
         settings: whether and how skipped blocks are compensated.
         scale: factor of the logits.
         output: as the queries, token order, last stride 1.
     """
+    if sorted_keys.quantized is not None:
+        attend_int8(groups, sorted_keys, conditioning, summaries, probe, routing, settings, scale, output)
+        return
     _, heads, count, dim = queries.shape
     clusters, group_count = summaries.log_sizes.shape[2], routing.exact.shape[2]
     shapes = attend_tiles(queries.device, queries.itemsize)

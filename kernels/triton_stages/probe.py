@@ -12,8 +12,9 @@ from ..strides import head_stride
 from ..torch_stages.probe import probe_centroids
 from ..tuning import launched, probe_tiles
 from ..types import Conditioning, Probe, SortedKeys, Summaries, WeightedCentroids
+from .int8 import START, UNSEEN, ZERO, factor_of, multiply
 from .launches import Kernel
-from .softmax import TO_BASE_2, softmax_step
+from .softmax import TO_BASE_2, softmax_add, softmax_step
 from .tiles import cut, load_tile
 
 __all__ = ["probe_centroids", "probe_tokens"]
@@ -27,18 +28,21 @@ RELATE = launched(GROUPS=32, CLUSTERS=32, num_warps=4, num_stages=1)
 @Kernel
 @triton.jit(
     do_not_specialize=["scale", "groups", "clusters", "keys", "tile_count", "clusters_at_once"],
-    do_not_specialize_on_alignment=["norms", "dots", "tiles", "tile_bounds"],
+    do_not_specialize_on_alignment=["query_scales", "key_scales", "norms", "dots", "tiles", "tile_bounds"],
 )
 def _probe(
-    centroids, k, v, norms, dots,
+    centroids, query_scales, k, key_scales, v, norms, dots,
     tiles, tile_bounds,
     seen, own_values,
     scale, groups, clusters, keys, tile_count, clusters_at_once,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, OWN: tl.constexpr, STAGES: tl.constexpr,
+    INT8: tl.constexpr,
 ):  # fmt: skip
     """ROWS mean queries of one head over some key clusters: sums over the keys of each and, if OWN, its weighted mean value.
 
     ``seen`` ``[H, C, 4, G]`` has the largest logit, and relative to it the sum of the weights, of squares and of products.
+
+    With INT8 logits and their peaks are in units of ``b_factor`` and around ZERO until they are stored.
 
     One loop walks the tiles of all these clusters, so that the keys of the next are on their way while this one is computed.
     """
@@ -49,6 +53,9 @@ def _probe(
     o_key = tl.arange(0, KEYS)  # [K]
     b_q = tl.load(centroids + (i_h * groups + o_row)[:, None] * D + o_d, m_row[:, None], other=0.0)  # [R, D]
     b_q = b_q.to(k.dtype.element_ty)
+    if INT8:
+        b_factor = tl.load(query_scales + i_h * groups + o_row, m_row, other=0.0) * scale * tl.load(key_scales + i_h)  # [R]
+        b_factor = factor_of(b_factor)  # [R]
     p_k, p_v, p_norms, p_dots = k + i_h * keys * D, v + i_h * keys * D, norms + i_h * keys, dots + i_h * keys
     p_bound = tile_bounds + i_h * (clusters + 1) + i_part * clusters_at_once
     i_first = tl.load(p_bound)
@@ -70,23 +77,36 @@ def _probe(
         b_norm = tl.load(p_norms + i_row)  # [K]
         b_dot = tl.load(p_dots + i_row)  # [K]
         b_k = tl.load(p_k + i_row[:, None] * D + o_d)  # [K, D]
-        b_s = tl.dot(b_q, tl.trans(b_k)) * scale + tl.where(m_k, 0.0, float("-inf"))[None, :]  # [R, K]
+        if INT8:
+            b_s = multiply(b_q, b_k, tl.where(m_k, START, UNSEEN))  # [R, K]
+        else:
+            b_s = tl.dot(b_q, tl.trans(b_k)) * scale + tl.where(m_k, 0.0, float("-inf"))[None, :]  # [R, K]
         b_peak = tl.where(i_c == i_last, b_peak, -1.0e30)  # [R]
         b_new = tl.maximum(b_peak, tl.max(b_s, 1))  # [R]
-        b_p = tl.exp2(b_s - b_new[:, None])  # [R, K]
-        b_shrink = tl.where(i_c == i_last, tl.exp2(b_peak - b_new), 0.0)  # [R]
+        if INT8:
+            b_p = tl.exp2(b_s * b_factor[:, None] - (b_new * b_factor)[:, None])  # [R, K]
+            b_shrink = tl.where(i_c == i_last, tl.exp2((b_peak - b_new) * b_factor), 0.0)  # [R]
+        else:
+            b_p = tl.exp2(b_s - b_new[:, None])  # [R, K]
+            b_shrink = tl.where(i_c == i_last, tl.exp2(b_peak - b_new), 0.0)  # [R]
         b_sum = b_sum * b_shrink + tl.sum(b_p, 1)
         b_square = b_square * b_shrink * b_shrink + tl.sum(b_p * b_p * b_norm[None, :], 1)
         b_cross = b_cross * b_shrink + tl.sum(b_p * b_dot[None, :], 1)
         if OWN:
             b_v = tl.load(p_v + i_row[:, None] * D + o_d)  # [K, D]
             b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_shrink[:, None])  # [R, D]
+            # No instruction, but Triton lets no product run on whose result is used otherwise: ptxas, which finds it in use
+            # where a cluster ends, would have every wgmma wait for the one before.
+            b_acc = b_acc.to(tl.int32, bitcast=True).to(tl.float32, bitcast=True)
         b_peak = b_new
         i_last = i_c
 
         if i_start + KEYS >= i_stop:
             p_seen = seen + (i_h * clusters + i_c) * 4 * groups + o_row  # [R]
-            tl.store(p_seen, b_peak, m_row)
+            if INT8:
+                tl.store(p_seen, tl.where(b_sum > 0, (b_peak - ZERO) * b_factor, -1.0e30), m_row)
+            else:
+                tl.store(p_seen, b_peak, m_row)
             tl.store(p_seen + groups, b_sum, m_row)
             tl.store(p_seen + 2 * groups, b_square, m_row)
             tl.store(p_seen + 3 * groups, b_cross, m_row)
@@ -99,14 +119,15 @@ def _probe(
 @Kernel
 @triton.jit(
     do_not_specialize=["scale", "groups", "clusters", "extra", "biases_head"],
-    do_not_specialize_on_alignment=["sizes", "biases", "log_denominators", "output_norms"],
+    do_not_specialize_on_alignment=["query_scales", "key_scales", "extra_scales", "sizes", "biases", "log_denominators", "output_norms"],
 )
 def _denominators(
-    centroids, key_means, value_means, sizes,
-    extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row, biases, biases_head,
+    centroids, query_scales, key_means, key_scales, value_means, sizes,
+    extra_k, extra_k_head, extra_k_row, extra_scales, extra_v, extra_v_head, extra_v_row, biases, biases_head,
     seen, log_denominators, output_norms,
     scale, groups, clusters, extra,
     D: tl.constexpr, GROUPS: tl.constexpr, CLUSTERS: tl.constexpr, WEIGHTED: tl.constexpr,
+    INT8: tl.constexpr,
 ):  # fmt: skip
     """The denominators of dense attention for GROUPS groups of one head, and the norm of the output by plain mean values."""
     i_g, i_h = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -116,6 +137,8 @@ def _denominators(
     o_d = tl.arange(0, D)  # [D]
     b_q = tl.load(centroids + (i_h * groups + o_g)[:, None] * D + o_d, m_g[:, None], other=0.0)  # [G, D]
     b_q = b_q.to(extra_k.dtype.element_ty)
+    if INT8:
+        b_scale = tl.load(query_scales + i_h * groups + o_g, m_g, other=0.0) * scale  # [G]
     b_peak = tl.full([GROUPS], -1.0e30, tl.float32)  # [G]
     b_sum = tl.zeros([GROUPS], tl.float32)  # [G]
     b_acc = tl.zeros([GROUPS, D], tl.float32)  # [G, D]
@@ -127,7 +150,12 @@ def _denominators(
         b_bias = tl.where(m_t, 0.0, float("-inf"))  # [C]
         if biases is not None:
             b_bias += tl.load(biases + i_h * biases_head + i_t + o_c, m_t, other=0.0) * TO_BASE_2
-        b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
+        if INT8:
+            b_factor = b_scale[:, None] * tl.load(extra_scales + i_h * extra + i_row.reshape([CLUSTERS]))[None, :]  # [G, C]
+            b_s = tl.dot(b_q, tl.trans(b_k)).to(tl.float32) * b_factor + b_bias[None, :]  # [G, C]
+            b_acc, b_peak, b_sum = softmax_add(b_s, b_v, b_acc, b_peak, b_sum)
+        else:
+            b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
     for i_c in range(0, clusters, CLUSTERS):
         m_c = i_c + o_c < clusters  # [C]
         m = m_g[:, None] & m_c[None, :]  # [G, C]
@@ -140,7 +168,11 @@ def _denominators(
         b_sum = b_sum * b_shrink + tl.sum(b_mass, 1)
         if not WEIGHTED:
             b_k = tl.load(key_means + p_cluster[:, None] * D + o_d, m_c[:, None], other=0.0).to(b_q.dtype)  # [C, D]
-            b_at_mean = tl.dot(b_q, tl.trans(b_k)) * scale - b_new[:, None]  # [G, C]
+            if INT8:
+                b_at_mean = tl.dot(b_q, tl.trans(b_k)).to(tl.float32) * factor_of(b_scale * tl.load(key_scales + i_h))[:, None]  # [G, C]
+            else:
+                b_at_mean = tl.dot(b_q, tl.trans(b_k)) * scale  # [G, C]
+            b_at_mean -= b_new[:, None]
             b_size = tl.load(sizes + p_cluster, m_c, other=0).to(tl.float32)  # [C]
             # The mean of the logits is not above their peak. Without keys there is neither.
             b_mass = b_size[None, :] * tl.exp2(tl.where(b_size[None, :] > 0, b_at_mean, float("-inf")))
@@ -155,13 +187,14 @@ def _denominators(
 @Kernel
 @triton.jit(
     do_not_specialize=["scale", "groups", "clusters"],
-    do_not_specialize_on_alignment=["sizes", "log_denominators", "errors", "masses", "log_weights"],
+    do_not_specialize_on_alignment=["query_scales", "key_scales", "sizes", "log_denominators", "errors", "masses", "log_weights"],
 )
 def _relate(
-    keys, centroids, key_means, value_means, sizes, seen, log_denominators,
+    keys, centroids, query_scales, key_means, key_scales, value_means, sizes, seen, log_denominators,
     errors, masses, log_weights,
     scale, groups, clusters,
     D: tl.constexpr, GROUPS: tl.constexpr, CLUSTERS: tl.constexpr, WEIGHTED: tl.constexpr,
+    INT8: tl.constexpr,
 ):  # fmt: skip
     """Relate what some groups of one head saw of some clusters to the denominators, and turn it to group by cluster.
 
@@ -183,7 +216,12 @@ def _relate(
     b_sum = tl.load(p_seen + groups, m, other=0.0)  # [C, G]
     b_square = tl.load(p_seen + 2 * groups, m, other=0.0)  # [C, G]
     b_cross = tl.load(p_seen + 3 * groups, m, other=0.0)  # [C, G]
-    b_at_mean = tl.dot(b_k.to(keys.dtype.element_ty), tl.trans(b_q.to(keys.dtype.element_ty))) * scale  # [C, G]
+    b_at_mean = tl.dot(b_k.to(keys.dtype.element_ty), tl.trans(b_q.to(keys.dtype.element_ty))).to(tl.float32)  # [C, G]
+    if INT8:
+        b_factor = tl.load(query_scales + p_group, m_g, other=0.0) * scale * tl.load(key_scales + i_h)  # [G]
+        b_at_mean *= factor_of(b_factor)[None, :]
+    else:
+        b_at_mean *= scale
     # The mean of the logits is not above their peak. Without keys there is neither.
     b_weight = tl.exp2(tl.where(b_size > 0, b_at_mean - b_peak, float("-inf")))  # [C, G]
     b_error = b_square - 2 * b_weight * b_cross + b_size * b_weight * b_weight * tl.sum(b_v * b_v, 1)[:, None]  # [C, G]
@@ -203,13 +241,13 @@ def probe_tokens(
 ) -> Probe:
     """Squared error of compensating every key cluster by its plain means, from all its keys.
 
-    Products in the dtype of the keys (tf32 for float32), sums and exponentials in float32. With ``weighted`` the same pass
-    makes each group's own centroids. See the torch stage for the formula and the arguments.
+    Products in the dtype of the keys, those of weights and values in that of the values (tf32 for float32), sums and exponentials in
+    float32. With ``weighted`` the same pass makes each group's own centroids. See the torch stage for the formula and the arguments.
     """
-    keys, clusters = sorted_keys.keys, sorted_keys.clusters
+    keys, clusters, quantized = sorted_keys.keys, sorted_keys.clusters, sorted_keys.quantized
     _, heads, length, dim = keys.shape
     groups, count = centroids.shape[2], clusters.sizes.shape[2]
-    tiles = probe_tiles(keys.device, keys.itemsize)
+    tiles = probe_tiles(keys.device, sorted_keys.values.itemsize, quantized is not None)
     rows = cut(clusters, tiles.keys, fewest=1)
 
     def table(*shape: int) -> Tensor:
@@ -217,32 +255,39 @@ def probe_tokens(
 
     # By cluster, then by group: a tile of the kernel holds many groups of one cluster.
     seen = table(heads, count, 4, groups)
-    own_values = keys.new_empty(1, heads, groups, count, dim) if weighted else keys.new_empty(0)
+    own_values = sorted_keys.values.new_empty(1, heads, groups, count, dim) if weighted else sorted_keys.values.new_empty(0)
+    if quantized is None:
+        query_scales = key_scales = extra_scales = None
+        key_means, extra = summaries.key_means, conditioning.keys
+    else:
+        query_scales, key_scales, extra_scales = quantized.mean_query_scales, quantized.key_scales, quantized.extra_scales
+        centroids, key_means, extra = quantized.mean_queries, quantized.key_means, quantized.extra
     _probe[(ceil_div(groups, tiles.rows), ceil_div(count, CLUSTERS_AT_ONCE), heads)](
-        centroids, keys, sorted_keys.values, summaries.value_norms, summaries.value_dots,
+        centroids, query_scales, keys, key_scales, sorted_keys.values, summaries.value_norms, summaries.value_dots,
         rows.table, rows.bounds,
         seen, own_values,
         scale * LOG2_E, groups, count, length, rows.count, CLUSTERS_AT_ONCE,
         D=dim, ROWS=tiles.rows, KEYS=tiles.keys, OWN=weighted, STAGES=tiles.stages,
-        **tiles.launch,
+        INT8=quantized is not None, **tiles.launch,
     )  # fmt: skip
     log_denominators, output_norms = table(2, 1, heads, groups).unbind()
     errors, masses, *log_weights = table(3 if weighted else 2, 1, heads, groups, count).unbind()
     log_weights = log_weights[0] if weighted else None
-    known = (centroids, summaries.key_means, summaries.value_means, clusters.sizes)
+    known = (centroids, query_scales, key_means, key_scales, summaries.value_means, clusters.sizes)
     _denominators[(ceil_div(groups, DENOMINATORS["GROUPS"]), heads)](
         *known,
-        conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
+        extra, extra.stride(1), extra.stride(2), extra_scales,
         conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
         conditioning.biases, head_stride(conditioning.biases),
         seen, log_denominators, output_norms,
-        scale * LOG2_E, groups, count, conditioning.keys.shape[2],
-        D=dim, WEIGHTED=weighted, **DENOMINATORS,
+        scale * LOG2_E, groups, count, extra.shape[2],
+        D=dim, WEIGHTED=weighted, INT8=quantized is not None, **DENOMINATORS,
     )  # fmt: skip
     _relate[(ceil_div(count, RELATE["CLUSTERS"]), ceil_div(groups, RELATE["GROUPS"]), heads)](
         keys, *known, seen, log_denominators,
         errors, masses, log_weights,
         scale * LOG2_E, groups, count,
-        D=dim, WEIGHTED=weighted, **RELATE,
+        D=dim, WEIGHTED=weighted, INT8=quantized is not None, **RELATE,
     )  # fmt: skip
-    return Probe(errors, masses, output_norms, WeightedCentroids(own_values, log_weights) if weighted else None)
+    own = WeightedCentroids(own_values, log_weights) if weighted else None
+    return Probe(errors, masses, output_norms, None if quantized is None else log_denominators, own)

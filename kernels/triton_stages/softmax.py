@@ -13,6 +13,12 @@ TO_BASE_2 = tl.constexpr(LOG2_E)
 def softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum):
     """One tile of keys in the online softmax, in base 2: q [R, D]; k, v [K, D]; bias [K]; acc [R, D]; peak, sum [R]."""
     b_s = tl.dot(b_q, tl.trans(b_k)) * scale + b_bias[None, :]  # [R, K]
+    return softmax_add(b_s, b_v, b_acc, b_peak, b_sum)
+
+
+@triton.jit
+def softmax_add(b_s, b_v, b_acc, b_peak, b_sum):
+    """The same from the logits [R, K] on."""
     b_new = tl.maximum(b_peak, tl.max(b_s, 1))  # [R]
     b_p = tl.exp2(b_s - b_new[:, None])  # [R, K]
     b_shrink = tl.exp2(b_peak - b_new)  # [R]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ... import kernels
+from ...kernels import Settings
+from ...kernels.settings import INT8
 from ..recording import reasons
 from ..recording.reasons import Reason, StrictModeError
 from ..recording.record import Recorder, Run
@@ -25,6 +27,7 @@ from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
 from .dense import dense_attention
 from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
+from .expectation import VIDEO as EXPECTED_TOKENS
 from .expectation import expected_call
 from .failures import distrust, failure
 from .guides import guide_tokens
@@ -75,7 +78,8 @@ class Patch:
     def compile_early(self, patcher) -> None:
         """Begin to compile for the model of ComfyUI's ``patcher``, as far as its calls can be told before it runs. Returns at once."""
         # What a calibration computes depends on the step.
-        call = None if self.profile else expected_call(patcher, self.settings, self.options.memory_limit())
+        settings = self._settings(EXPECTED_TOKENS)
+        call = None if self.profile else expected_call(patcher, settings, self.options.memory_limit())
         if call is not None:
             self.lengths.prepare(call.device)
             _PREPARATIONS.expect(call)
@@ -263,9 +267,10 @@ class Patch:
         is_mapped = (key.ordinal == 0 or key.block_index is None) and not evaluation.is_frame(call)
         observe = self.run.trace.observer(place, call.heads) if is_mapped else None
         state = evaluation.states.get(key, evaluation.step)
-        settings = self.settings if evaluation.density is None else replace(self.settings, density=evaluation.density)
+        own = self._settings(len(routed.layouts[0].video))
+        settings = own if evaluation.density is None else replace(own, density=evaluation.density)
         try:
-            wrong = self._wait_for_kernels(call, routed, blocks)
+            wrong = self._wait_for_kernels(call, routed, own, blocks)
             if wrong is not None:
                 return self._give_up(call.q.device, wrong)
             result = kernels.sparse_attention(
@@ -290,7 +295,8 @@ class Patch:
             evaluation.states.clear(key.device)
             evaluation.forget_keys()
             return reason if reason is reasons.OUT_OF_MEMORY else self._give_up(call.q.device, reason)
-        evaluation.run.count_sparse(result.statistics, place, call.dtype if call.dtype != call.q.dtype else None)
+        narrowed = call.dtype if call.dtype != call.q.dtype else None
+        evaluation.run.count_sparse(result.statistics, place, narrowed, settings.precision == INT8)
         return call.arrange(result.output)
 
     def _give_up(self, device: torch.device, reason: Reason) -> Reason:
@@ -304,11 +310,20 @@ class Patch:
         # A calibration may know nothing of the step of this call; then the first sparse one begins it.
         if self.profile is None and any(step >= evaluation.step for step in evaluation.sparse_steps):
             routed = evaluation.routed(call)
-            _PREPARATIONS.begin(call, routed.layouts, self.settings, None, self.options.memory_limit(), routed.biases)
+            _PREPARATIONS.begin(
+                call, routed.layouts, self._settings(len(routed.layouts[0].video)), None, self.options.memory_limit(), routed.biases
+            )
 
-    def _wait_for_kernels(self, call: AttentionCall, routed: Routed, blocks: kernels.BlockRouting | None) -> Reason | None:
+    def _settings(self, tokens: int) -> Settings:
+        """Those of a call with so many video tokens."""
+        precision = self.options.precision_of(tokens)
+        return self.settings if precision == self.settings.precision else replace(self.settings, precision=precision)
+
+    def _wait_for_kernels(
+        self, call: AttentionCall, routed: Routed, settings: Settings, blocks: kernels.BlockRouting | None
+    ) -> Reason | None:
         """Have the kernels of a sparse call ready and tested; why they must not run. Raises a :func:`failure` of the test."""
-        _PREPARATIONS.begin(call, routed.layouts, self.settings, blocks, self.options.memory_limit(), routed.biases)
+        _PREPARATIONS.begin(call, routed.layouts, settings, blocks, self.options.memory_limit(), routed.biases)
         prepared = _PREPARATIONS.finish(call.q.device, self.tell)
         self.run.timer.wait_for_kernels(prepared.seconds)
         return distrust(prepared.wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...kernels.settings import CALIBRATED
 from ..recording.words import Text, counted
-from .options import AUTOMATIC, CUSTOM, Options
+from .options import AUTO, AUTOMATIC, CUSTOM, Options
 
 # Steps that models take which were distilled to few, and which take no guidance.
 FEW_STEPS = range(3, 9)
@@ -41,5 +41,7 @@ def in_words(options: Options, steps: int) -> str:
         parts.append(f"dense_last_steps {schedule.dense_last_steps}")
     if (schedule.start_percent, schedule.end_percent) != (0.0, 1.0):
         parts.append(f"start_percent {schedule.start_percent:.3g}, end_percent {schedule.end_percent:.3g}")
+    if options.precision != AUTO:
+        parts.append(f"precision {options.precision}")
     parts.append(f"dense_blocks {options.dense_blocks.strip() or 'none'}")
     return ", ".join(parts)

@@ -51,6 +51,7 @@ class RunRecord:
         streams: digests of its streams where it has several, video first.
         on_cpu: whether anything ran sparse on a CPU, where the stages are plain torch and not made for speed.
         narrowed: what float32 inputs were computed in instead, empty where none were.
+        int8_calls: sparse calls that multiplied queries with keys in int8.
         trace: what happened where; empty unless completed.
     """
 
@@ -79,6 +80,7 @@ class RunRecord:
     streams: tuple[str, ...] = ()
     on_cpu: bool = False
     narrowed: str = ""
+    int8_calls: int = 0
     trace: TraceRecord = TraceRecord()
 
 
@@ -116,6 +118,7 @@ class Run:
         self._is_guided = False
         self._on_cpu = False
         self._narrowed: torch.dtype | None = None
+        self._int8_calls = 0
         self._lock = threading.Lock()
 
     def evaluate(self):
@@ -158,9 +161,10 @@ class Run:
         """Why nothing more can run sparse on ``device``, None where it can."""
         return self._failed.get(device)
 
-    def count_sparse(self, statistics: Statistics, place: Place, narrowed: torch.dtype | None = None):
-        """Count one sparse call; ``narrowed`` is what float32 inputs were computed in instead."""
+    def count_sparse(self, statistics: Statistics, place: Place, narrowed: torch.dtype | None = None, int8: bool = False):
+        """Count one sparse call; ``narrowed`` is what float32 inputs were computed in instead, ``int8`` whether keys were in int8."""
         self._narrowed = self._narrowed or narrowed
+        self._int8_calls += int8
         self._on_cpu = self._on_cpu or statistics.density.device.type == "cpu"
         self.trace.count_sparse(statistics, place)
 
@@ -232,6 +236,7 @@ class Run:
             latent=latent_digest(result),
             streams=stream_digests(result, self.latent_shapes),
             on_cpu=self._on_cpu,
+            int8_calls=self._int8_calls,
             narrowed=str(self._narrowed).removeprefix("torch.") if self._narrowed else "",
             trace=trace,
         )

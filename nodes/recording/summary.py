@@ -176,6 +176,8 @@ def _calls(run: RunRecord) -> list[str]:
         lines.append(Text("  mean density {density}, estimated error {error}", **figures))
     if run.narrowed:
         lines.append(Text("  computed in {dtype}: the model hands over float32, whose products are slow on GPUs", dtype=run.narrowed))
+    if run.int8_calls:
+        lines.append(Text("  queries and keys in int8 in {count}", count=counted(run.int8_calls, "attention call")))
     lines.append(Text("Dense calls: {count}", count=sum(run.dense_calls.values())))
     blamed = None if run.sparse_calls or not run.completed else _cause_of(run)
     for reason, count in run.dense_calls.items():

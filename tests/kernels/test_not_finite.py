@@ -19,6 +19,9 @@ SETTINGS = [
     Settings(method="calibrated", **COUNTS),
     Settings(method="calibrated", weighted_centroids=False, **COUNTS),
     Settings(method="calibrated", compensate=False, **COUNTS),
+    Settings(density=0.2, precision="int8", **COUNTS),
+    Settings(method="svg2", density=0.2, precision="int8", **COUNTS),
+    Settings(method="calibrated", precision="int8", **COUNTS),
 ]
 all_settings = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 # What overflows inside the interpreter is what is tested.

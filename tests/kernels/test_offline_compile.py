@@ -11,15 +11,31 @@ from svg_ear.kernels import tuning
 pytest.importorskip("triton")
 # The package exports functions under the names of these modules.
 STAGES = "svg_ear.kernels.triton_stages."
-NAMES = ("attend", "cluster", "dense", "metric", "nearest", "permute", "probe", "route", "sort", "split", "summarize", "tables", "tiles")
-attend, cluster, dense, metric, nearest, permute, probe, route, sort, split, summarize, tables, tiles = (
+NAMES = (
+    "attend",
+    "attend_int8",
+    "cluster",
+    "dense",
+    "metric",
+    "nearest",
+    "permute",
+    "probe",
+    "quantize",
+    "route",
+    "sort",
+    "split",
+    "summarize",
+    "tables",
+    "tiles",
+)
+attend, attend_int8, cluster, dense, metric, nearest, permute, probe, quantize, route, sort, split, summarize, tables, tiles = (
     import_module(STAGES + name) for name in NAMES
 )
 
 CAPABILITIES = (80, 89, 90)
 ALL_CAPABILITIES = (*CAPABILITIES, 100, 120)
 # Shared memory of one block: 99 KiB on the smaller of these chips.
-SHARED = {80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
+SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 ROWS = {"batch": "i32", "head": "i32", "row": "i32"}
 
 
@@ -139,27 +155,30 @@ def without_cap(constexprs):
     return {name: value for name, value in constexprs.items() if name != "maxnreg"}
 
 
+def conditioning(keys, values):
+    return rows("extra_k", keys) | rows("extra_v", values)
+
+
+def biases_of(biased):
+    """Arguments for biases of the exact keys, and constants in the place of those."""
+    return ({"biases": "*fp32", "biases_head": "i32"}, {}) if biased else ({}, dict.fromkeys(("biases", "biases_head")))
+
+
 def attention_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
     """The kernels of the other stages, for one dtype, with or without biases of the exact keys."""
-    biases = {"biases": "*fp32", "biases_head": "i32"} if biased else {}
-    without_biases = {} if biased else dict.fromkeys(("biases", "biases_head"))
-    extra = {
-        name: size for name in ("extra_k", "extra_v") for name, size in ((name, kind), (f"{name}_head", "i32"), (f"{name}_row", "i32"))
-    }
-    q = rows("q", kind)
-    known = dict.fromkeys(("centroids", "key_means", "value_means"), "*fp32") | {"sizes": "*i32"}
+    biases, without_biases = biases_of(biased)
     return [
         (
             attend, "_attend",
-            q | {"k": kind, "v": kind} | extra | {"key_means": kind, "values": kind, "weights": "*fp32", "exact": "*u8", "entries": "*i32"}
-            | {"counts": "*i32", "order": "*i32", "tiles": "*i32"}
-            | rows("out", kind) | {"scale": "fp32"}
+            rows("q", kind) | {"k": kind, "v": kind} | conditioning(kind, kind)
+            | {"key_means": kind, "values": kind, "weights": "*fp32", "exact": "*u8"}
+            | dict.fromkeys(("entries", "counts", "order", "tiles"), "*i32") | rows("out", kind) | {"scale": "fp32"}
             | ints("own_row", "queries", "keys", "clusters", "groups", "extra", "capacity") | biases,
             {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled(attend_shapes[0]) | without_biases,
         ),
         (
             dense, "_dense",
-            q | rows("k", kind) | rows("v", kind)
+            rows("q", kind) | rows("k", kind) | rows("v", kind)
             | dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | {"scale": "fp32"} | ints("queries", "keys", "parts")
             | biases,
             {"D": dim, "AT_ONCE": dense.KEYS_AT_ONCE} | tiled(attend_shapes[-1]) | without_biases,
@@ -169,25 +188,7 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
             dict.fromkeys(("part_outputs", "part_peaks", "part_sums"), "*fp32") | rows("out", kind) | ints("queries", "parts"),
             {"D": dim} | dense.JOIN,
         ),
-        (
-            probe, "_probe",
-            dict.fromkeys(("k", "v", "own_values"), kind) | dict.fromkeys(("centroids", "norms", "dots", "seen"), "*fp32")
-            | dict.fromkeys(("tiles", "tile_bounds"), "*i32") | {"scale": "fp32"}
-            | ints("groups", "clusters", "keys", "tile_count", "clusters_at_once"),
-            {"D": dim, "OWN": True} | tiled(probe_tiles),
-        ),
-        (
-            probe, "_denominators",
-            known | extra | dict.fromkeys(("seen", "log_denominators", "output_norms"), "*fp32") | {"scale": "fp32"}
-            | ints("groups", "clusters", "extra") | biases,
-            {"D": dim, "WEIGHTED": True} | probe.DENOMINATORS | without_biases,
-        ),
-        (
-            probe, "_relate",
-            known | dict.fromkeys(("seen", "log_denominators", "errors", "masses", "log_weights"), "*fp32")
-            | {"keys": kind, "scale": "fp32"} | ints("groups", "clusters"),
-            {"D": dim, "WEIGHTED": True} | probe.RELATE,
-        ),
+        *probe_kernels(kind, dim, probe_tiles, False, biased),
         (
             route, "_select",
             {"errors": "*fp32", "offsets": "*i32", "exact": "*u8", "shares": "*fp32", "skipped": "*fp32"}
@@ -195,6 +196,77 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
             {"priorities": None, "budgets": None, "LOG_C": 10, "GRANULE": route.GRANULE, "PADDING": route.PADDING, "SLOTS": route.SLOTS}
             | {"num_warps": tables.table_warps(10)},
         ),
+    ]  # fmt: skip
+
+
+def probe_kernels(kind, dim, tiles, int8, biased=False):
+    """Those of the probe."""
+    biases, without_biases = biases_of(biased)
+
+    def scales(*names):
+        """Pointers where keys are int8, constants where they are not."""
+        return (dict.fromkeys(names, "*fp32"), {}) if int8 else ({}, dict.fromkeys(names))
+
+    keys = "*i8" if int8 else kind
+    known = dict.fromkeys(("centroids", "key_means"), "*i8" if int8 else "*fp32") | {"value_means": "*fp32", "sizes": "*i32"}
+    (two, no_two), (three, no_three) = scales("query_scales", "key_scales"), scales("query_scales", "key_scales", "extra_scales")
+    return [
+        (
+            probe, "_probe",
+            known | two | {"k": keys, "v": kind, "own_values": kind} | dict.fromkeys(("norms", "dots", "seen"), "*fp32")
+            | dict.fromkeys(("tiles", "tile_bounds"), "*i32") | {"scale": "fp32"}
+            | ints("groups", "clusters", "keys", "tile_count", "clusters_at_once"),
+            {"D": dim, "OWN": True, "INT8": int8} | no_two | tiled(tiles),
+        ),
+        (
+            probe, "_denominators",
+            known | three | conditioning(keys, kind) | dict.fromkeys(("seen", "log_denominators", "output_norms"), "*fp32")
+            | {"scale": "fp32"} | ints("groups", "clusters", "extra") | biases,
+            {"D": dim, "WEIGHTED": True, "INT8": int8} | no_three | probe.DENOMINATORS | without_biases,
+        ),
+        (
+            probe, "_relate",
+            known | two | dict.fromkeys(("seen", "log_denominators", "errors", "masses", "log_weights"), "*fp32")
+            | {"keys": keys, "scale": "fp32"} | ints("groups", "clusters"),
+            {"D": dim, "WEIGHTED": True, "INT8": int8} | no_two | probe.RELATE,
+        ),
+    ]  # fmt: skip
+
+
+def int8_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
+    """The kernels that take the places of others where keys are int8; ``_attend_int8`` in every shape."""
+    narrow = kind == "*fp32"
+    biases, without_biases = biases_of(biased)
+    attending = (
+        dict.fromkeys(("q", "k", "extra_k", "key_means"), "*i8") | {"v": kind, "values": kind, "exact": "*u8"} | rows("extra_v", kind)
+        | dict.fromkeys(("references", "weights", "query_scales", "key_scales", "extra_scales"), "*fp32") | rows("out", kind)
+        | dict.fromkeys(("entries", "counts", "order", "tiles", "offsets"), "*i32") | {"scale": "fp32"}
+        | ints("own_row", "queries", "keys", "clusters", "groups", "extra", "capacity", "all_groups") | biases
+    )  # fmt: skip
+    common = {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | without_biases
+    # float16 is relative to the largest logits.
+    refers = {"REFER": False, "references": None} if kind == "*fp16" else {"REFER": True}
+    return [
+        (
+            quantize, "_ranges",
+            rows("k", kind) | {"ranges": "*fp32", "tokens": "i32"},
+            {"D": dim, "PARTS": quantize.PARTS} | (quantize.RANGES_FLOAT32 if narrow else quantize.RANGES),
+        ),
+        (
+            quantize, "_quantize",
+            rows("q", kind) | rows("k", kind) | rows("v", kind) | rows("extra_k", kind)
+            | dict.fromkeys(("key_means", "mean_queries", "sorted_v"), kind)
+            | dict.fromkeys(("sorted_k", "means_8", "extra_8", "mean_queries_8", "q_8"), "*i8")
+            | dict.fromkeys(("ranges", "key_scales", "extra_scales", "mean_query_scales", "query_scales"), "*fp32") | {"order": "*i32"}
+            | ints("all_queries", "keys", "clusters", "groups", "extra", "first_group", "first_extra", "first_token"),
+            {"D": dim, "PARTS": quantize.PARTS} | (quantize.QUANTIZE_FLOAT32 if narrow else quantize.QUANTIZE),
+        ),
+        *probe_kernels(kind, dim, probe_tiles, True, biased),
+        *(
+            (attend_int8, "_attend_int8", attending, common | refers | {"WAIT": attend_int8.waits(tiles)} | tiled(tiles))
+            for tiles in attend_shapes
+        ),
+        (attend_int8, "_attend_again", attending, common | attend_int8.AGAIN | tiled(tuning.AGAIN)),
     ]  # fmt: skip
 
 
@@ -211,6 +283,21 @@ def test_probing_routing_and_attending_spill_nothing(kind, dim):
     for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)
         assert usage["stack"] <= (SPILLED if "maxnreg" in case.constexprs else 0), case
+        assert usage["shared"] <= SHARED[case.capability] * 1024, case
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the assembler comes with triton on Linux")
+@pytest.mark.parametrize(("kind", "dim"), [("*bf16", 128), ("*fp16", 64), ("*fp32", 128)])
+def test_int8_kernels_spill_nothing(kind, dim):
+    cases = []
+    for capability in (*ALL_CAPABILITIES, 86) if kind == "*bf16" else CAPABILITIES:
+        full = (tuning.FLOAT32,), tuning.FLOAT32
+        shapes = full if kind == "*fp32" else (tuning.ATTEND_INT8[capability], tuning.PROBE_INT8[capability])
+        cases += [Case(module.__name__, *kernel, capability) for module, *kernel in int8_kernels(kind, dim, *shapes)]
+    for case, usage in zip(cases, compile_offline(cases)):
+        print(case.kernel, case.capability, usage)
+        # All registers that four warps can have, and a few bytes that are needed before and behind the loops only.
+        assert usage["stack"] <= (SPILLED if case.constexprs.get("WAIT") else 0), case
         assert usage["shared"] <= SHARED[case.capability] * 1024, case
 
 

@@ -102,7 +102,10 @@ CALLS = {
     "as published": (Settings(**COUNTS, kmeans_candidates=0, weighted_centroids=False, key_metric=False), {}),
     "top-p": (Settings(**COUNTS, budget="top-p", min_share=0.1), {}),
     "svg2": (Settings(**COUNTS, method="svg2"), {"layouts": TEXT}),
+    "int8": (Settings(**COUNTS, precision="int8"), {"layouts": TEXT, "batch": 2}),
+    "int8, svg2": (Settings(**COUNTS, method="svg2", precision="int8"), {"arrangement": "tokens first"}),
     "calibrated": by_blocks(Settings(method="calibrated")),
+    "calibrated, int8": by_blocks(Settings(method="calibrated", precision="int8")),
     "calibrated, repeating": by_blocks(Settings(method="calibrated", compensate=False), (1,), True),
 }
 
@@ -246,13 +249,14 @@ def test_nothing_is_prepared_where_triton_cannot_run(monkeypatch):
         prepare(SimpleNamespace(device=torch.device("cuda", 0)))
 
 
+@pytest.mark.parametrize("precision", ["full", "int8"])
 @pytest.mark.parametrize("text", [0, 77])
-def test_no_number_of_tokens_heads_or_chunks_needs_a_kernel_of_its_own(text):
+def test_no_number_of_tokens_heads_or_chunks_needs_a_kernel_of_its_own(text, precision):
     found = []
     for tokens, heads, memory_limit in ((32_760, 4, None), (32_760, 3, 1), (27_281, 5, None), (75_600, 1, None), (47_033, 3, 2**28)):
         inputs = [torch.empty(1, text + tokens, heads, 128, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3)]
         layout = SequenceLayout(range(text, text + tokens), (range(text),))
-        found.append(variants_of(HollowCall.like(*inputs, Settings(), layout, None, memory_limit)))
+        found.append(variants_of(HollowCall.like(*inputs, Settings(precision=precision), layout, None, memory_limit)))
     assert all(variants == found[0] for variants in found), [variants ^ found[0] for variants in found]
 
 

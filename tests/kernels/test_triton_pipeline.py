@@ -23,6 +23,9 @@ COUNTS = {"query_clusters": 5, "key_clusters": 11, "kmeans_first": 2, "recluster
         Settings(density=1.0, **COUNTS),
         Settings(budget="top-p", top_p=0.7, min_share=0.3, **COUNTS),
         Settings(method="svg2", density=0.2, **COUNTS),
+        Settings(density=0.25, precision="int8", **COUNTS),
+        Settings(density=0.25, precision="int8", weighted_centroids=False, **COUNTS),
+        Settings(method="svg2", density=0.2, precision="int8", **COUNTS),
     ],
     ids=str,
 )
@@ -37,8 +40,9 @@ def test_a_call_gives_what_torch_gives(settings, dtype):
         return sparse_attention(q, k, v, settings, layouts=LAYOUT, state=state, implementation=implementation).output[:, :, 7:140]
 
     plain, fused = call("torch"), call("triton")
+    # In int8 a sum in another order may round to the next integer.
+    rounding = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-3 if q.is_cuda else 5e-5 if settings.precision == "int8" else 1e-6
     # Triton rounds twice to the input dtype where torch rounds once: centroids and output. A GPU multiplies float32 in tf32.
-    rounding = torch.finfo(dtype).eps if dtype != torch.float32 else 1e-3 if q.is_cuda else 1e-6
     assert relative_error(fused, plain) < 2 * rounding
 
 
@@ -82,7 +86,7 @@ def output(layout, settings):
 
 
 @layouts
-@pytest.mark.parametrize("settings", [Settings(density=0.25, **COUNTS), Settings(method="svg2", density=0.2, **COUNTS)], ids=str)
+@pytest.mark.parametrize("settings", [Settings(density=0.25, **COUNTS), Settings(density=0.25, precision="int8", **COUNTS)], ids=str)
 def test_strides_do_not_matter(settings, layout):
     assert torch.equal(output(layout, settings), output(None, settings))
 

@@ -92,7 +92,11 @@ def options(**widgets):
     """Options from the widgets of all our nodes in one row; those of SVG-EAR Record begin with ``record_``."""
     recording = {name: widgets.pop(name) for name in tuple(widgets) if name.startswith("record_")}
     schedule, routing = (
-        {entry.name: widgets.pop(entry.name) for entry in fields(part) if entry.name in widgets and entry.name != "density"}
+        {
+            entry.name: widgets.pop(entry.name)
+            for entry in fields(part)
+            if entry.name in widgets and entry.name not in ("density", "precision")
+        }
         for part in (ScheduleOptions, Settings)
     )
     if routing:

@@ -379,3 +379,15 @@ def test_float32_is_computed_in_bfloat16_on_a_gpu_and_returned_as_it_came(monkey
         assert ("computed in bfloat16" in report(Found((record,), record, True, True))) == (dtype == torch.bfloat16)
     assert given == [torch.float32, torch.bfloat16] and all(output.dtype == torch.float32 for output in found)
     torch.testing.assert_close(found[1], dense(*qkv(), HEADS), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(("widgets", "calls"), [({}, 0), ({"precision": "int8"}, 1), ({"precision": "full"}, 0)])
+def test_calls_have_the_precision_of_the_widget_and_the_report_says_so(widgets, calls):
+    played, outputs = Harness(**widgets), []
+    run = played.sample(lambda: outputs.append(played.evaluate(lambda attention: attention(*qkv(), HEADS))))
+    assert (run.int8_calls, run.sparse_calls) == (calls, 1)
+    text = report(Found(runs=(run,), run=run, is_match=True, is_patched=True))
+    assert ("queries and keys in int8 in 1 attention call\n" in text) == bool(calls)
+    full = Harness().evaluate(lambda attention: attention(*qkv(), HEADS))
+    assert torch.equal(outputs[0], full) != bool(calls)
+    torch.testing.assert_close(outputs[0], full, atol=0.1, rtol=0.1)
