@@ -15,7 +15,8 @@ class SharedKeys:
 
     For calls of one layer and step that differ in their queries, their exact keys and their biases only. The keys and values of the
     video must be equal in all of them: nothing checks that, but their shape, dtype, device and settings, of which
-    :func:`sparse_attention` raises ValueError. The order is kept where it fits the memory limit; drop it with the last of the calls.
+    :func:`sparse_attention` raises ValueError. The order is kept where it fits the memory limit, but not in int8; drop it with the last
+    of the calls.
 
     Attributes:
         signature: what the calls must have alike.

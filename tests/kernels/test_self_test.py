@@ -41,6 +41,8 @@ def test_right_kernels_pass(dtype):
         (Settings(budget="top-p", min_share=0.3, recluster_every=2, kmeans_candidates=0), False),
         (Settings(weighted_centroids=False, key_metric=False, kmeans_candidates=0), True),
         (Settings(method="calibrated"), False),
+        (Settings(density=0.25, kmeans_candidates=0, precision="int8"), True),
+        (Settings(method="svg2", density=0.2, kmeans_candidates=0, precision="int8"), False),
         (Settings(method="calibrated", compensate=False), True),
     ],
     ids=str,
