@@ -88,6 +88,8 @@ def sparse_attention(
     q, k, v = map(readable, (q, k, v))
     batch, heads, length, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
+    if settings.precision == INT8 and scale < 0:
+        raise ValueError(f"scale is {scale}; precision int8 takes none below 0: negate the queries, or take precision full")
     done = timer.start(q.device) if timer else _untimed
     owners = owners_of(layouts, owners)
     queries, tokens, together = len(layouts[0].routed_queries), len(layouts[0].video), alike(layouts, owners)

@@ -1,8 +1,8 @@
 """What kernels share that multiply queries and keys in int8.
 
-A product of int8 begins at :data:`START` instead of zero. Its bits, read as float32, are then :data:`ZERO` plus the integer, which is
-exact below 2^22 and takes no conversion: 128 products of 127 times 127 are half of that. Where it begins at :data:`UNSEEN` the same
-bits are some -1.7e38, whatever is added: a key that nobody sees.
+From a product of int8 :data:`START` is taken, which is negative. Its bits, read as float32, are then :data:`ZERO` plus the integer, which
+is exact below 2^22 and takes no conversion: 128 products of 127 times 127 are half of that. Where :data:`UNSEEN` is taken the same bits are
+some -1.7e38, whatever the integer: a key that nobody sees.
 """
 
 import triton
@@ -19,19 +19,6 @@ LEAST = tl.constexpr(1.0e-30)
 def factor_of(b_scale):
     """``b_scale``, or the least factor that can be told from nothing; what is no number stays."""
     return tl.where(b_scale < LEAST, LEAST, b_scale)
-
-
-@triton.jit
-def int8_step(b_x, b_v, b_factor, b_acc, b_peak, b_sum):
-    """One tile of keys in the online softmax, in base 2: x [R, K] and peak [R] in units of ``b_factor`` [R]; the rest as in softmax_step.
-
-    Everything is relative to the peak in the end, so that what a product began with is never taken off.
-    """
-    b_new = tl.maximum(b_peak, tl.max(b_x, 1))  # [R]
-    b_p = tl.exp2(b_x * b_factor[:, None] - (b_new * b_factor)[:, None])  # [R, K]
-    b_shrink = tl.exp2((b_peak - b_new) * b_factor)  # [R]
-    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_shrink[:, None])  # [R, D]
-    return b_acc, b_new, b_sum * b_shrink + tl.sum(b_p, 1)
 
 
 @triton.jit

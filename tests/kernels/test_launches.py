@@ -51,10 +51,10 @@ class Launches(TorchDispatchMode):
 
 
 @pytest.mark.skipif(GPU, reason="test_cuda.py counts kernels")
-@pytest.mark.parametrize(("text", "batch"), [(0, 1), (20, 1), (0, 2)])
-def test_a_warm_call_makes_few_launches(text, batch):
+@pytest.mark.parametrize(("text", "batch", "precision"), [(0, 1, "full"), (20, 1, "full"), (0, 2, "full"), (20, 1, "int8")])
+def test_a_warm_call_makes_few_launches(text, batch, precision):
     inputs = clustered(70 + text, batch=batch, heads=CHUNKS // batch, dtype=torch.float16)
-    settings, state = Settings(query_clusters=5, key_clusters=34, kmeans_first=1), ClusterState()
+    settings, state = Settings(query_clusters=5, key_clusters=34, kmeans_first=1, precision=precision), ClusterState()
     layout = SequenceLayout(range(text, 70 + text))
 
     def call(state, implementation):
@@ -90,6 +90,10 @@ def test_every_kernel_is_launched_with_the_options_of_all():
     for options in ({}, {"budget": "top-p"}, {"method": "svg2"}, {"weighted_centroids": False}, {"recluster_every": 2}):
         settings = Settings(density=0.3, query_clusters=3, key_clusters=40, **options)
         launches += HollowCall.like(q, k, v, settings, layout, None, None).launches()
+    # Only products that take another dtype than float16 may have to be computed again.
+    wide = (tensor.float() for tensor in (q, k, v))
+    settings = Settings(density=0.3, query_clusters=3, key_clusters=40, precision="int8")
+    launches += HollowCall.like(*wide, settings, layout, None, None).launches()
     blocks = BlockRouting(torch.eye(2, dtype=torch.bool)[None], 64)
     launches += HollowCall.like(q, k, v, Settings(method="calibrated"), layout, blocks, None).launches()
     run = Calibration(shapes=("raster",)).start((1.0, 0.5), (1, 2, 47))

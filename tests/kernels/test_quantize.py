@@ -165,3 +165,8 @@ def test_text_takes_nothing_from_the_precision_of_the_video():
 def test_a_precision_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match="precision is 'int4'; choose one of full, int8"):
         Settings(precision="int4")
+
+
+def test_a_negative_scale_is_refused():
+    with pytest.raises(ValueError, match="scale is -0.1; precision int8 takes none below 0"):
+        sparse_attention(*clustered(40), INT8, scale=-0.1)
