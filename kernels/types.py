@@ -132,7 +132,8 @@ class SortedKeys:
     """Keys and values in cluster order.
 
     Attributes:
-        keys, values: ``[B, H, N, D]`` in the input dtype, row ``r`` is token ``clusters.order[r]``.
+        keys, values: ``[B, H, N, D]`` in the input dtype, row ``r`` is token ``clusters.order[r]``. Behind the last row memory has
+            further ones, of values zeros, see :mod:`.behind`.
         clusters: the key clusters that gave the order.
         quantized: what makes something of ``keys`` where they are int8; None where they are not.
     """

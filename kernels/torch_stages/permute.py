@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..behind import followed_by_zeros
 from ..types import Clusters, SortedKeys
 from .cluster import gather_rows
 
 
 def permute(keys: Tensor, values: Tensor, clusters: Clusters) -> SortedKeys:
     """Sort keys and values ``[B, H, N, D]`` (any strides) by cluster; the values inherit the keys' labels."""
-    return SortedKeys(gather_rows(keys, clusters.order), gather_rows(values, clusters.order), clusters)
+    sorted_keys, sorted_values = (followed_by_zeros(gather_rows(rows, clusters.order)) for rows in (keys, values))
+    return SortedKeys(sorted_keys, sorted_values, clusters)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..behind import followed_by_zeros
 from ..numerics import LARGEST_INT8, compute_dtype, inverse_or_zero
 from ..types import Clusters, Conditioning, Quantized, SortedKeys, Summaries
 from .chunks import row_slices
@@ -43,7 +44,7 @@ def quantize(queries: Tensor, keys: Tensor, values: Tensor, clusters: Clusters, 
         *quantized_rows(rotated(groups.rounded_to(keys.dtype), dtype)),
         *(queries_8, query_scales),
     )
-    return SortedKeys(sorted_keys, gather_rows(values, clusters.order), clusters, products)
+    return SortedKeys(followed_by_zeros(sorted_keys), followed_by_zeros(gather_rows(values, clusters.order)), clusters, products)
 
 
 def rotated(rows: Tensor, dtype: torch.dtype) -> Tensor:

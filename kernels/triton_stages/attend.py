@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -16,25 +15,27 @@ from .attend_int8 import attend_int8
 from .launches import Kernel
 from .route import GRANULE
 from .softmax import TO_BASE_2, softmax_step
+from .tail import copies, load_by_all, tail_weights
 from .tiles import cut, cut_in_two
 
 
 @Kernel
 @triton.jit(
-    do_not_specialize=["scale", "queries", "keys", "clusters", "groups", "extra", "capacity", "own_row", "biases_head"],
-    do_not_specialize_on_alignment=["biases", "weights", "order", "tiles"],
+    do_not_specialize=["scale", "queries", "keys", "clusters", "groups", "extra", "capacity", "own_row", "tail_row", "biases_head"],
+    do_not_specialize_on_alignment=["biases", "tail", "order", "tiles"],
 )
 def _attend(
     tiles,
     q, q_head, q_row,
     k, v,
     extra_k, extra_k_head, extra_k_row, extra_v, extra_v_head, extra_v_row, biases, biases_head,
-    key_means, values, weights, own_row,
-    exact, entries, counts,
+    key_means, values, own_row, tail, tail_row,
+    entries, counts,
     order,
     out, out_head, out_row,
     scale, queries, keys, clusters, groups, extra, capacity,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr, STAGES: tl.constexpr,
+    COPIES: tl.constexpr,
 ):  # fmt: skip
     """ROWS queries of one group of one head.
 
@@ -60,14 +61,11 @@ def _attend(
     if COMPENSATE:
         # The blocks of a group are addressed by 32 bits from here: wider indices cost registers.
         i_own = (i_h * ((groups - 1) * own_row + 1) + i_group * own_row) * clusters
-        p_exact, p_weight = exact + (i_h * groups + i_group) * clusters, weights + i_own
+        p_tail = tail + (i_h * groups + i_group) * tail_row
         p_mean, p_value = key_means + i_h * clusters * D, values + i_own * D
         for i_c in tl.range(0, clusters, KEYS, num_stages=STAGES):
-            o_c = i_c + o_key  # [K]
-            m_c = o_c < clusters  # [K]
-            i_k = tl.where(m_c, o_c, 0)  # [K]
-            b_weight = tl.load(p_weight + i_k) * TO_BASE_2  # [K]
-            b_bias = tl.where(m_c & (tl.load(p_exact + i_k) == 0), b_weight, float("-inf"))  # [K]
+            b_bias = load_by_all(p_tail + i_c + o_key, COPIES)  # [K]
+            i_k = tl.minimum(i_c + o_key, clusters - 1)  # [K]
             b_k = tl.load(p_mean + i_k[:, None] * D + o_d)  # [K, D]
             b_v = tl.load(p_value + i_k[:, None] * D + o_d)  # [K, D]
             b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
@@ -93,8 +91,7 @@ def _attend(
         # Entries are loaded narrow and spread by reshape: an index per key would be loaded by every thread of its row.
         b_entry = tl.load(p_entries + i_e + o_entry)  # [E]
         m_within = o_within[None, :] < (b_entry & 31)[:, None]  # [E, 16]
-        i_row = (b_entry >> 5)[:, None] + tl.where(m_within, o_within[None, :], 0)  # [E, 16]
-        i_row = tl.reshape(i_row, [KEYS])[:, None] * D  # [K, 1]
+        i_row = tl.reshape((b_entry >> 5)[:, None] + o_within[None, :], [KEYS])[:, None] * D  # [K, 1]
         b_bias = tl.reshape(tl.where(m_within, 0.0, float("-inf")), [KEYS])  # [K]
         b_k = tl.load(p_k + i_row + o_d)  # [K, D]
         b_v = tl.load(p_v + i_row + o_d)  # [K, D]
@@ -143,6 +140,7 @@ def attend(
         values, weights = probe.centroids.values, probe.centroids.log_weights
     else:
         values, weights = summaries.value_means.to(queries.dtype), summaries.log_sizes
+    tail = tail_weights(routing.exact, weights, max(tiles.keys for tiles in shapes)) if settings.compensates else None
     key_means = sorted_keys.clusters.rounded_to(queries.dtype)
     cuts = (cut(groups, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(groups, *(tiles.rows for tiles in shapes))
     arguments = (
@@ -151,8 +149,8 @@ def attend(
         conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
         conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
         conditioning.biases, head_stride(conditioning.biases),
-        key_means, values, weights, int(settings.weights_centroids),
-        routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
+        key_means, values, int(settings.weights_centroids), tail, 0 if tail is None else tail.shape[3],
+        routing.rows.entries, routing.rows.counts,
         groups.order,
         output, output.stride(1), output.stride(2),
         scale * LOG2_E, count, sorted_keys.keys.shape[2], clusters, group_count, conditioning.keys.shape[2], routing.rows.entries.shape[-1],
@@ -161,5 +159,5 @@ def attend(
         _attend[(rows.count, heads)](
             rows.table, *arguments,
             D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, STAGES=tiles.stages,
-            **tiles.launch,
+            COPIES=copies(tiles.keys, tiles.warps), **tiles.launch,
         )  # fmt: skip

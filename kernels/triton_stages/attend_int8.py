@@ -21,6 +21,7 @@ from .int8 import START, UNSEEN, ZERO, factor_of, multiply
 from .launches import Kernel
 from .route import GRANULE
 from .softmax import TO_BASE_2
+from .tail import copies, load_by_all, tail_weights
 from .tiles import cut, cut_in_two
 
 # Sums of weights that are right, and far from what float32 and bfloat16 hold.
@@ -36,21 +37,13 @@ def _entry_rows(p_entries, i_e, D: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl
     o_within = tl.arange(0, GRANULE)  # [16]
     b_entry = tl.load(p_entries + i_e + tl.arange(0, KEYS // GRANULE))  # [E]
     m_within = o_within[None, :] < (b_entry & 31)[:, None]  # [E, 16]
-    i_row = (b_entry >> 5)[:, None] + tl.where(m_within, o_within[None, :], 0)  # [E, 16]
-    return tl.reshape(i_row, [KEYS])[:, None] * D, tl.reshape(tl.where(m_within, START, UNSEEN), [KEYS])
-
-
-@triton.jit
-def _mean_bias(p_exact, p_weight, o_c, clusters):
-    """Logarithms in base 2 of the weights of clusters ``o_c`` [K], minus infinity for one that is exact; and their places."""
-    m_c = o_c < clusters  # [K]
-    i_c = tl.where(m_c, o_c, 0)  # [K]
-    return tl.where(m_c & (tl.load(p_exact + i_c) == 0), tl.load(p_weight + i_c) * TO_BASE_2, float("-inf")), i_c
+    i_row = tl.reshape((b_entry >> 5)[:, None] + o_within[None, :], [KEYS])  # [K]
+    return i_row[:, None] * D, tl.reshape(tl.where(m_within, START, UNSEEN), [KEYS])
 
 
 @triton.jit
 def _largest_logits(
-    b_q, b_scale, b_factor, p_mean, p_weight, p_exact, p_extra_k, p_extra_scale, p_biases, p_k, p_entries, clusters, extra, n_entries,
+    b_q, b_scale, b_factor, p_mean, p_tail, p_extra_k, p_extra_scale, p_biases, p_k, p_entries, clusters, extra, n_entries,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr,
 ):  # fmt: skip
     """The largest logit of each row [R], in base 2."""
@@ -59,7 +52,8 @@ def _largest_logits(
     b_peak = tl.full([ROWS], -1.0e30, tl.float32)  # [R]
     if COMPENSATE:
         for i_c in tl.range(0, clusters, KEYS, num_stages=1):
-            b_bias, i_k = _mean_bias(p_exact, p_weight, i_c + o_key, clusters)  # [K], [K]
+            b_bias = tl.load(p_tail + i_c + o_key)  # [K]
+            i_k = tl.minimum(i_c + o_key, clusters - 1)  # [K]
             b_x = multiply(b_q, tl.load(p_mean + i_k[:, None] * D + o_d), b_start) - ZERO  # [R, K]
             b_peak = tl.maximum(b_peak, tl.max(b_x * b_factor[:, None] + b_bias[None, :], 1))
     for i_t in tl.range(0, extra, KEYS, num_stages=1):
@@ -91,10 +85,10 @@ def _add(b_logits, b_v, b_acc, b_sum, WAIT: tl.constexpr):
 @triton.jit
 def _attention(
     b_q, b_scale, b_factor, b_peak,
-    p_mean, p_value, p_weight, p_exact, p_extra_k, p_extra_scale, p_extra_v, extra_v_row, p_biases, p_k, p_v, p_entries,
+    p_mean, p_value, p_tail, p_extra_k, p_extra_scale, p_extra_v, extra_v_row, p_biases, p_k, p_v, p_entries,
     clusters, extra, n_entries,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr, STAGES: tl.constexpr,
-    WAIT: tl.constexpr,
+    WAIT: tl.constexpr, COPIES: tl.constexpr,
 ):  # fmt: skip
     """Sums of the weights [R], and of the values by them [R, D], relative to ``b_peak`` [R]."""
     o_d, o_key = tl.arange(0, D), tl.arange(0, KEYS)  # [D], [K]
@@ -105,7 +99,8 @@ def _attention(
     b_shift = b_peak + ZERO * b_factor  # [R]
     if COMPENSATE:
         for i_c in tl.range(0, clusters, KEYS, num_stages=STAGES):
-            b_bias, i_k = _mean_bias(p_exact, p_weight, i_c + o_key, clusters)  # [K], [K]
+            b_bias = load_by_all(p_tail + i_c + o_key, COPIES)  # [K]
+            i_k = tl.minimum(i_c + o_key, clusters - 1)  # [K]
             b_k = tl.load(p_mean + i_k[:, None] * D + o_d)  # [K, D]
             b_v = tl.load(p_value + i_k[:, None] * D + o_d)  # [K, D]
             b_x = multiply(b_q, b_k, b_start)  # [R, K]
@@ -133,13 +128,13 @@ def _rows(
     i_h, i_group, i_from, i_stop, references,
     q, query_scales, k, key_scales, v,
     extra_k, extra_scales, extra_v, extra_v_head, extra_v_row, biases, biases_head,
-    key_means, values, weights, own_row,
-    exact, entries, counts,
+    key_means, values, own_row, tail, tail_row,
+    entries, counts,
     order,
     out, out_head, out_row,
     scale, queries, keys, clusters, groups, extra, capacity,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr, REFER: tl.constexpr,
-    STAGES: tl.constexpr, WAIT: tl.constexpr,
+    STAGES: tl.constexpr, WAIT: tl.constexpr, COPIES: tl.constexpr,
 ):  # fmt: skip
     """The queries of a group from ``i_from`` on in the order, at most ROWS; their output is written."""
     o_row = i_from + tl.arange(0, ROWS)  # [R]
@@ -150,7 +145,9 @@ def _rows(
     b_factor = factor_of(b_scale * tl.load(key_scales + i_h))  # [R]
     # The blocks of a group are addressed by 32 bits from here: wider indices cost registers.
     i_own = (i_h * ((groups - 1) * own_row + 1) + i_group * own_row) * clusters
-    p_exact, p_weight = exact + (i_h * groups + i_group) * clusters, weights + i_own
+    p_tail = None
+    if COMPENSATE:
+        p_tail = tail + (i_h * groups + i_group) * tail_row
     p_mean, p_value = key_means + i_h * clusters * D, values + i_own * D
     p_k, p_v = k + i_h * keys * D, v + i_h * keys * D
     p_extra_k, p_extra_scale, p_extra_v = extra_k + i_h * extra * D, extra_scales + i_h * extra, extra_v + i_h * extra_v_head
@@ -164,14 +161,14 @@ def _rows(
     else:
         b_peak = _largest_logits(
             b_q, b_scale, b_factor,
-            p_mean, p_weight, p_exact, p_extra_k, p_extra_scale, p_biases, p_k, p_entries, clusters, extra, n_entries,
+            p_mean, p_tail, p_extra_k, p_extra_scale, p_biases, p_k, p_entries, clusters, extra, n_entries,
             D, ROWS, KEYS, GRANULE, COMPENSATE,
         )  # fmt: skip
     b_acc, b_sum = _attention(
         b_q, b_scale, b_factor, b_peak,
-        p_mean, p_value, p_weight, p_exact, p_extra_k, p_extra_scale, p_extra_v, extra_v_row, p_biases, p_k, p_v, p_entries,
+        p_mean, p_value, p_tail, p_extra_k, p_extra_scale, p_extra_v, extra_v_row, p_biases, p_k, p_v, p_entries,
         clusters, extra, n_entries,
-        D, ROWS, KEYS, GRANULE, COMPENSATE, STAGES, WAIT,
+        D, ROWS, KEYS, GRANULE, COMPENSATE, STAGES, WAIT, COPIES,
     )  # fmt: skip
     # Once more, so that nothing of it stays in registers through the loops.
     o_row = i_from + tl.arange(0, ROWS)  # [R]
@@ -187,20 +184,20 @@ def _rows(
 
 @Kernel
 @triton.jit(
-    do_not_specialize=["scale", "queries", "keys", "clusters", "groups", "extra", "capacity", "own_row", "biases_head"],
-    do_not_specialize_on_alignment=["biases", "weights", "order", "tiles", "query_scales", "key_scales", "extra_scales", "references"],
+    do_not_specialize=["scale", "queries", "keys", "clusters", "groups", "extra", "capacity", "own_row", "tail_row", "biases_head"],
+    do_not_specialize_on_alignment=["biases", "tail", "order", "tiles", "query_scales", "key_scales", "extra_scales", "references"],
 )
 def _attend_int8(
     tiles, references,
     q, query_scales, k, key_scales, v,
     extra_k, extra_scales, extra_v, extra_v_head, extra_v_row, biases, biases_head,
-    key_means, values, weights, own_row,
-    exact, entries, counts,
+    key_means, values, own_row, tail, tail_row,
+    entries, counts,
     order,
     out, out_head, out_row,
     scale, queries, keys, clusters, groups, extra, capacity,
     D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr, COMPENSATE: tl.constexpr, REFER: tl.constexpr,
-    STAGES: tl.constexpr, WAIT: tl.constexpr,
+    STAGES: tl.constexpr, WAIT: tl.constexpr, COPIES: tl.constexpr,
 ):  # fmt: skip
     """ROWS queries of one group of one head.
 
@@ -217,26 +214,29 @@ def _attend_int8(
         i_h, i_group, tl.load(p_tile + 1), tl.load(p_tile + 2), references,
         q, query_scales, k, key_scales, v,
         extra_k, extra_scales, extra_v, extra_v_head, extra_v_row, biases, biases_head,
-        key_means, values, weights, own_row,
-        exact, entries, counts,
+        key_means, values, own_row, tail, tail_row,
+        entries, counts,
         order,
         out, out_head, out_row,
         scale, queries, keys, clusters, groups, extra, capacity,
-        D, ROWS, KEYS, GRANULE, COMPENSATE, REFER, STAGES, WAIT,
+        D, ROWS, KEYS, GRANULE, COMPENSATE, REFER, STAGES, WAIT, COPIES,
     )  # fmt: skip
 
 
 @Kernel
 @triton.jit(
-    do_not_specialize=["scale", "queries", "keys", "clusters", "groups", "extra", "capacity", "own_row", "biases_head", "all_groups"],
-    do_not_specialize_on_alignment=["biases", "weights", "order", "offsets", "query_scales", "key_scales", "extra_scales", "references"],
+    do_not_specialize=[
+        *("scale", "queries", "keys", "clusters", "groups", "extra", "capacity"),
+        *("own_row", "tail_row", "biases_head", "all_groups"),
+    ],
+    do_not_specialize_on_alignment=["biases", "tail", "order", "offsets", "query_scales", "key_scales", "extra_scales", "references"],
 )
 def _attend_again(
     offsets, references,
     q, query_scales, k, key_scales, v,
     extra_k, extra_scales, extra_v, extra_v_head, extra_v_row, biases, biases_head,
-    key_means, values, weights, own_row,
-    exact, entries, counts,
+    key_means, values, own_row, tail, tail_row,
+    entries, counts,
     order,
     out, out_head, out_row,
     scale, queries, keys, clusters, groups, extra, capacity, all_groups,
@@ -258,12 +258,12 @@ def _attend_again(
                             i_h, i_group, i_from, i_stop, references,
                             q, query_scales, k, key_scales, v,
                             extra_k, extra_scales, extra_v, extra_v_head, extra_v_row, biases, biases_head,
-                            key_means, values, weights, own_row,
-                            exact, entries, counts,
+                            key_means, values, own_row, tail, tail_row,
+                            entries, counts,
                             order,
                             out, out_head, out_row,
                             scale, queries, keys, clusters, groups, extra, capacity,
-                            D, ROWS, KEYS, GRANULE, COMPENSATE, False, STAGES, False,
+                            D, ROWS, KEYS, GRANULE, COMPENSATE, False, STAGES, False, 1,
                         )  # fmt: skip
 
 
@@ -295,6 +295,7 @@ def attend_int8(
         values, weights = probe.centroids.values, probe.centroids.log_weights
     else:
         values, weights = summaries.value_means.to(output.dtype), summaries.log_sizes
+    tail = tail_weights(routing.exact, weights, max(tiles.keys for tiles in shapes)) if settings.compensates else None
     # float16 holds no weight far from the largest.
     references = None if output.dtype == torch.float16 else probe.log_denominators
     cuts = (cut(groups, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(groups, *(tiles.rows for tiles in shapes))
@@ -302,8 +303,8 @@ def attend_int8(
         products.queries, products.query_scales, sorted_keys.keys, products.key_scales, sorted_keys.values,
         products.extra, products.extra_scales, conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
         conditioning.biases, head_stride(conditioning.biases),
-        products.key_means, values, weights, int(settings.weights_centroids),
-        routing.exact.view(torch.uint8), routing.rows.entries, routing.rows.counts,
+        products.key_means, values, int(settings.weights_centroids), tail, 0 if tail is None else tail.shape[3],
+        routing.rows.entries, routing.rows.counts,
         groups.order,
         output, output.stride(1), output.stride(2),
         scale * LOG2_E, count, sorted_keys.keys.shape[2], clusters, group_count, products.extra.shape[2], routing.rows.entries.shape[-1],
@@ -312,7 +313,7 @@ def attend_int8(
         _attend_int8[(rows.count, heads)](
             rows.table, references, *arguments,
             D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, REFER=references is not None,
-            STAGES=tiles.stages, WAIT=waits(tiles), **tiles.launch,
+            STAGES=tiles.stages, WAIT=waits(tiles), COPIES=copies(tiles.keys, tiles.warps), **tiles.launch,
         )  # fmt: skip
     if references is not None:
         tiles = attend_again_tiles(output.device)

@@ -56,7 +56,8 @@ def _probe(
     if INT8:
         b_factor = tl.load(query_scales + i_h * groups + o_row, m_row, other=0.0) * scale * tl.load(key_scales + i_h)  # [R]
         b_factor = factor_of(b_factor)  # [R]
-    p_k, p_v, p_norms, p_dots = k + i_h * keys * D, v + i_h * keys * D, norms + i_h * keys, dots + i_h * keys
+    p_k, p_v = k + i_h * keys * D, v + i_h * keys * D
+    p_products = tl.where(tl.arange(0, 2) == 0, norms, dots) + i_h * keys  # [2]
     p_bound = tile_bounds + i_h * (clusters + 1) + i_part * clusters_at_once
     i_first = tl.load(p_bound)
     i_end = tl.load(p_bound + tl.minimum(clusters_at_once, clusters - i_part * clusters_at_once))
@@ -72,11 +73,11 @@ def _probe(
         i_c, i_start, i_stop = load_tile(tiles + i_h * tile_count * 3, i_t)
         o_k = i_start + o_key  # [K]
         m_k = o_k < i_stop  # [K]
-        # Not i_start: behind the last key there is none, and zero times what lies there need not be zero.
-        i_row = tl.where(m_k, o_k, 0)  # [K]
-        b_norm = tl.load(p_norms + i_row)  # [K]
-        b_dot = tl.load(p_dots + i_row)  # [K]
-        b_k = tl.load(p_k + i_row[:, None] * D + o_d)  # [K, D]
+        # Both at once: fewer numbers than threads would be loaded by every thread that needs one.
+        b_products = tl.load(p_products[None, :] + tl.where(m_k, o_k, 0)[:, None])  # [K, 2]
+        b_norm, b_dot = tl.split(b_products)  # [K], [K]
+        # Whole, with what lies behind the cluster: there are rows behind the last.
+        b_k = tl.load(p_k + o_k[:, None] * D + o_d)  # [K, D]
         if INT8:
             b_s = multiply(b_q, b_k, tl.where(m_k, START, UNSEEN))  # [R, K]
         else:
@@ -93,7 +94,7 @@ def _probe(
         b_square = b_square * b_shrink * b_shrink + tl.sum(b_p * b_p * b_norm[None, :], 1)
         b_cross = b_cross * b_shrink + tl.sum(b_p * b_dot[None, :], 1)
         if OWN:
-            b_v = tl.load(p_v + i_row[:, None] * D + o_d)  # [K, D]
+            b_v = tl.load(p_v + o_k[:, None] * D + o_d)  # [K, D]
             b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_shrink[:, None])  # [R, D]
             # No instruction, but Triton lets no product run on whose result is used otherwise: ptxas, which finds it in use
             # where a cluster ends, would have every wgmma wait for the one before.

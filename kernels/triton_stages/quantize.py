@@ -7,12 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..behind import ROWS_BEHIND, room_for_sorted
 from ..numerics import LARGEST_INT8, ceil_div
 from ..strides import readable
 from ..tuning import launched
 from ..types import Clusters, Quantized, SortedKeys
 from .int8 import START, ZERO
 from .launches import Kernel
+from .permute import rows_of
 
 # Head dimensions: fewer than a product of int8 takes at once, or more than the rotation has signs for, are others.
 DIMS = (32, 64, 128, 256)
@@ -150,12 +152,13 @@ def _quantize(
         for i_step in range(0, STEPS):
             i_row = ((i_tile - first_token) * STEPS + i_step) * ROWS
             m_row = i_row + o_r < keys  # [R, 1]
+            m_out = i_row + o_r < rows_of(i_h, keys)  # [R, 1]
             i_token = tl.load(order + i_h * keys + i_row + o_r, m_row, other=0).to(tl.int64)  # [R, 1]
             b_k = rotate(tl.load(k + i_h * k_head + i_token * k_row + o_d), b_h)  # [R, D]
-            b_v = tl.load(v + i_h * v_head + i_token * v_row + o_d)  # [R, D]
+            b_v = tl.load(v + i_h * v_head + i_token * v_row + o_d, m_row, other=0)  # [R, D]
             p_out = (i_h * keys + i_row + o_r) * D + o_d  # [R, D]
-            tl.store(sorted_k + p_out, to_int8((b_k - b_middle) * inverse_or_zero(scale)), m_row)
-            tl.store(sorted_v + p_out, b_v, m_row)
+            tl.store(sorted_k + p_out, to_int8((b_k - b_middle) * inverse_or_zero(scale)), m_out)
+            tl.store(sorted_v + p_out, b_v, m_out)
             b_8, b_scale = quantize_rows(_rotated_rows(q + i_h * q_head, q_row, i_row + o_r, all_queries, b_h, D), D)
             _store_rows(q_8, query_scales, i_h * all_queries, all_queries, b_8, b_scale, i_row, D, ROWS)
 
@@ -181,7 +184,7 @@ def quantize(queries: Tensor, keys: Tensor, values: Tensor, clusters: Clusters, 
     for_ranges, tiles = (RANGES_FLOAT32, QUANTIZE_FLOAT32) if keys.dtype == torch.float32 else (RANGES, QUANTIZE)
     ranges = floats(heads, PARTS, 2, dim)
     _ranges[(PARTS, heads)](keys, keys.stride(1), keys.stride(2), ranges, length, D=dim, PARTS=PARTS, **for_ranges)
-    sorted_keys, sorted_values = integers(length), torch.empty(values.shape, dtype=values.dtype, device=values.device)
+    sorted_keys, sorted_values = room_for_sorted(keys, torch.int8), room_for_sorted(values, values.dtype)
     products = Quantized(
         integers(count), floats(1, heads),
         integers(extra_count), floats(1, heads, extra_count),
@@ -191,7 +194,7 @@ def quantize(queries: Tensor, keys: Tensor, values: Tensor, clusters: Clusters, 
     first_group = ceil_div(count, tiles["ROWS"])
     first_extra = first_group + ceil_div(group_count, tiles["ROWS"])
     first_token = first_extra + ceil_div(extra_count, tiles["ROWS"])
-    _quantize[(first_token + ceil_div(max(length, query_count), tiles["ROWS"] * tiles["STEPS"]), heads)](
+    _quantize[(first_token + ceil_div(max(length + ROWS_BEHIND, query_count), tiles["ROWS"] * tiles["STEPS"]), heads)](
         queries, queries.stride(1), queries.stride(2),
         keys, keys.stride(1), keys.stride(2),
         values, values.stride(1), values.stride(2),

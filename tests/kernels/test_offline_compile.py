@@ -26,9 +26,10 @@ NAMES = (
     "split",
     "summarize",
     "tables",
+    "tail",
     "tiles",
 )
-attend, attend_int8, cluster, dense, metric, nearest, permute, probe, quantize, route, sort, split, summarize, tables, tiles = (
+attend, attend_int8, cluster, dense, metric, nearest, permute, probe, quantize, route, sort, split, summarize, tables, tail, tiles = (
     import_module(STAGES + name) for name in NAMES
 )
 
@@ -151,6 +152,10 @@ def tiled(shape):
     return {"ROWS": shape.rows, "KEYS": shape.keys, "STAGES": shape.stages} | shape.launch
 
 
+def tiled_attend(shape):
+    return tiled(shape) | {"COPIES": tail.copies(shape.keys, shape.warps)}
+
+
 def without_cap(constexprs):
     return {name: value for name, value in constexprs.items() if name != "maxnreg"}
 
@@ -171,10 +176,10 @@ def attention_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
         (
             attend, "_attend",
             rows("q", kind) | {"k": kind, "v": kind} | conditioning(kind, kind)
-            | {"key_means": kind, "values": kind, "weights": "*fp32", "exact": "*u8"}
+            | {"key_means": kind, "values": kind, "tail": "*fp32"}
             | dict.fromkeys(("entries", "counts", "order", "tiles"), "*i32") | rows("out", kind) | {"scale": "fp32"}
-            | ints("own_row", "queries", "keys", "clusters", "groups", "extra", "capacity") | biases,
-            {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled(attend_shapes[0]) | without_biases,
+            | ints("own_row", "tail_row", "queries", "keys", "clusters", "groups", "extra", "capacity") | biases,
+            {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | tiled_attend(attend_shapes[0]) | without_biases,
         ),
         (
             dense, "_dense",
@@ -238,10 +243,10 @@ def int8_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
     narrow = kind == "*fp32"
     biases, without_biases = biases_of(biased)
     attending = (
-        dict.fromkeys(("q", "k", "extra_k", "key_means"), "*i8") | {"v": kind, "values": kind, "exact": "*u8"} | rows("extra_v", kind)
-        | dict.fromkeys(("references", "weights", "query_scales", "key_scales", "extra_scales"), "*fp32") | rows("out", kind)
+        dict.fromkeys(("q", "k", "extra_k", "key_means"), "*i8") | {"v": kind, "values": kind} | rows("extra_v", kind)
+        | dict.fromkeys(("references", "tail", "query_scales", "key_scales", "extra_scales"), "*fp32") | rows("out", kind)
         | dict.fromkeys(("entries", "counts", "order", "tiles", "offsets"), "*i32") | {"scale": "fp32"}
-        | ints("own_row", "queries", "keys", "clusters", "groups", "extra", "capacity", "all_groups") | biases
+        | ints("own_row", "tail_row", "queries", "keys", "clusters", "groups", "extra", "capacity", "all_groups") | biases
     )  # fmt: skip
     common = {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | without_biases
     # float16 is relative to the largest logits.
@@ -263,7 +268,7 @@ def int8_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
         ),
         *probe_kernels(kind, dim, probe_tiles, True, biased),
         *(
-            (attend_int8, "_attend_int8", attending, common | refers | {"WAIT": attend_int8.waits(tiles)} | tiled(tiles))
+            (attend_int8, "_attend_int8", attending, common | refers | {"WAIT": attend_int8.waits(tiles)} | tiled_attend(tiles))
             for tiles in attend_shapes
         ),
         (attend_int8, "_attend_again", attending, common | attend_int8.AGAIN | tiled(tuning.AGAIN)),
@@ -279,7 +284,7 @@ def test_probing_routing_and_attending_spill_nothing(kind, dim):
         for module, kernel, signature, constexprs in attention_kernels(kind, dim, *shapes):
             cases.append(Case(module.__name__, kernel, signature, constexprs, capability))
             if kernel == "_attend":
-                cases += [replace(cases[-1], constexprs={**without_cap(constexprs), **tiled(shape)}) for shape in shapes[0][1:]]
+                cases += [replace(cases[-1], constexprs={**without_cap(constexprs), **tiled_attend(shape)}) for shape in shapes[0][1:]]
     for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)
         assert usage["stack"] <= (SPILLED if "maxnreg" in case.constexprs else 0), case
@@ -375,7 +380,7 @@ def test_biases_spill_nothing():
             if "biases" in signature:
                 cases.append(Case(module.__name__, kernel, signature, constexprs, capability))
             if kernel == "_attend":
-                cases += [replace(cases[-1], constexprs={**without_cap(constexprs), **tiled(shape)}) for shape in shapes[1:]]
+                cases += [replace(cases[-1], constexprs={**without_cap(constexprs), **tiled_attend(shape)}) for shape in shapes[1:]]
     for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)
         assert usage["stack"] <= (SPILLED if "maxnreg" in case.constexprs else 0), case

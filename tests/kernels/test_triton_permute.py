@@ -1,6 +1,7 @@
 import pytest
 import torch
 from svg_ear.kernels import reference
+from svg_ear.kernels.behind import rows_behind
 from svg_ear.kernels.torch_stages.cluster import cluster
 from triton_cases import DEVICE, GPU, arranged, dtypes, inputs, layouts, lengths
 
@@ -17,6 +18,7 @@ def test_matches_the_reference(tokens, dtype):
     found, expected = permute(keys, values, clusters), reference.permute(keys, values, clusters)
     assert torch.equal(found.keys, expected.keys)
     assert torch.equal(found.values, expected.values)
+    assert not rows_behind(found.keys).any() and not rows_behind(found.values).any()
 
 
 @layouts

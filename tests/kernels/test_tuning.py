@@ -1,6 +1,7 @@
 import pytest
 import torch
 from svg_ear.kernels import tuning
+from svg_ear.kernels.behind import ROWS_BEHIND
 from svg_ear.kernels.tuning import ATTEND, FLOAT32, PROBE, SAFE, Tiles, attend_choices, attend_tiles, probe_choices, probe_tiles, use
 
 GPU = torch.device("cuda", 0)
@@ -28,7 +29,7 @@ def test_every_choice_is_one_that_kernels_can_take(gpu, number):
     gpu(number)
     for tiles in (*(tiles for shapes in attend_choices(GPU) for tiles in shapes), *probe_choices(GPU)):
         assert all(size.bit_count() == 1 for size in (tiles.rows, tiles.keys, tiles.warps))
-        assert 16 <= tiles.rows <= 128 and 16 <= tiles.keys <= 128 and 4 <= tiles.warps <= 8
+        assert 16 <= tiles.rows <= 128 and 16 <= tiles.keys <= ROWS_BEHIND and 4 <= tiles.warps <= 8
         assert 1 <= tiles.stages <= (3 if number else 1)
     for shapes in attend_choices(GPU):
         assert len(shapes) == 1 or (len(shapes) == 2 and shapes[0].rows > shapes[1].rows)
