@@ -58,6 +58,8 @@ def _probe(
         b_factor = factor_of(b_factor)  # [R]
     p_k, p_v = k + i_h * keys * D, v + i_h * keys * D
     p_products = tl.where(tl.arange(0, 2) == 0, norms, dots) + i_h * keys  # [2]
+    # What a head has of ``seen`` is addressed by 32 bits: wider indices cost registers.
+    p_seen, p_own = seen + i_h * clusters * 4 * groups, own_values + i_h * groups * clusters * D
     p_bound = tile_bounds + i_h * (clusters + 1) + i_part * clusters_at_once
     i_first = tl.load(p_bound)
     i_end = tl.load(p_bound + tl.minimum(clusters_at_once, clusters - i_part * clusters_at_once))
@@ -74,7 +76,7 @@ def _probe(
         o_k = i_start + o_key  # [K]
         m_k = o_k < i_stop  # [K]
         # Both at once: fewer numbers than threads would be loaded by every thread that needs one.
-        b_products = tl.load(p_products[None, :] + tl.where(m_k, o_k, 0)[:, None])  # [K, 2]
+        b_products = tl.load(p_products[None, :] + o_k[:, None], m_k[:, None], other=0.0)  # [K, 2]
         b_norm, b_dot = tl.split(b_products)  # [K], [K]
         # Whole, with what lies behind the cluster: there are rows behind the last.
         b_k = tl.load(p_k + o_k[:, None] * D + o_d)  # [K, D]
@@ -103,18 +105,18 @@ def _probe(
         i_last = i_c
 
         if i_start + KEYS >= i_stop:
-            p_seen = seen + (i_h * clusters + i_c) * 4 * groups + o_row  # [R]
+            p_some = p_seen + i_c * 4 * groups + o_row  # [R]
             if INT8:
-                tl.store(p_seen, tl.where(b_sum > 0, (b_peak - ZERO) * b_factor, -1.0e30), m_row)
+                tl.store(p_some, tl.where(b_sum > 0, (b_peak - ZERO) * b_factor, -1.0e30), m_row)
             else:
-                tl.store(p_seen, b_peak, m_row)
-            tl.store(p_seen + groups, b_sum, m_row)
-            tl.store(p_seen + 2 * groups, b_square, m_row)
-            tl.store(p_seen + 3 * groups, b_cross, m_row)
+                tl.store(p_some, b_peak, m_row)
+            tl.store(p_some + groups, b_sum, m_row)
+            tl.store(p_some + 2 * groups, b_square, m_row)
+            tl.store(p_some + 3 * groups, b_cross, m_row)
             if OWN:
-                p_own = own_values + ((i_h * groups + o_row) * clusters + i_c)[:, None] * D + o_d  # [R, D]
                 b_own = b_acc * (1 / tl.where(b_sum > 0, b_sum, 1.0))[:, None]  # [R, D]
-                tl.store(p_own, b_own.to(own_values.dtype.element_ty), m_row[:, None])
+                i_own = (o_row.to(tl.int64) * clusters + i_c)[:, None] * D  # [R, 1]
+                tl.store(p_own + i_own + o_d, b_own.to(own_values.dtype.element_ty), m_row[:, None])
 
 
 @Kernel

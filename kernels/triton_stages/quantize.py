@@ -154,11 +154,10 @@ def _quantize(
             m_row = i_row + o_r < keys  # [R, 1]
             m_out = i_row + o_r < rows_of(i_h, keys)  # [R, 1]
             i_token = tl.load(order + i_h * keys + i_row + o_r, m_row, other=0).to(tl.int64)  # [R, 1]
-            b_k = rotate(tl.load(k + i_h * k_head + i_token * k_row + o_d), b_h)  # [R, D]
-            b_v = tl.load(v + i_h * v_head + i_token * v_row + o_d, m_row, other=0)  # [R, D]
             p_out = (i_h * keys + i_row + o_r) * D + o_d  # [R, D]
+            tl.store(sorted_v + p_out, tl.load(v + i_h * v_head + i_token * v_row + o_d, m_row, other=0), m_out)
+            b_k = rotate(tl.load(k + i_h * k_head + i_token * k_row + o_d), b_h)  # [R, D]
             tl.store(sorted_k + p_out, to_int8((b_k - b_middle) * inverse_or_zero(scale)), m_out)
-            tl.store(sorted_v + p_out, b_v, m_out)
             b_8, b_scale = quantize_rows(_rotated_rows(q + i_h * q_head, q_row, i_row + o_r, all_queries, b_h, D), D)
             _store_rows(q_8, query_scales, i_h * all_queries, all_queries, b_8, b_scale, i_row, D, ROWS)
 

@@ -66,5 +66,6 @@ def load_by_all(p, COPIES: tl.constexpr):
 
 
 def copies(keys: int, warps: int) -> int:
-    """Loads of one number each that are made of ``keys`` of them, so that every thread has one."""
-    return max(1, min(4, 32 * warps // keys))
+    """How often each of ``keys`` numbers is loaded, so that every thread has one; once where that would be too often."""
+    threads_of_each = 32 * warps // keys
+    return threads_of_each if threads_of_each in (2, 4) else 1
