@@ -46,7 +46,7 @@ def pytest_terminal_summary(terminalreporter):
     if any(report.nodeid.startswith(COMFYUI_TESTS) for report in reports):
         _tell_of_comfyui(terminalreporter)
     if not torch.cuda.is_available():
-        files = "tests/kernels/test_cuda.py and tests/nodes/patch/test_dense_cuda.py"
+        files = "tests/kernels/test_cuda*.py and tests/nodes/patch/test_dense_cuda.py"
         terminalreporter.write_line(f"NO CUDA GPU: {files} did not run; nothing here ran on a GPU.", yellow=True)
 
 

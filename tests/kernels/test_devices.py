@@ -40,10 +40,11 @@ def current(monkeypatch):
 
 
 @pytest.mark.skipif(GPU, reason="the guard is played in the interpreter; the tests below use two GPUs")
-def test_calls_and_calibrations_launch_on_the_device_of_their_tensors(current):
+@pytest.mark.parametrize("precision", ["full", "int8"])
+def test_calls_and_calibrations_launch_on_the_device_of_their_tensors(current, precision):
     q, k, v = clustered(60, heads=1, dtype=torch.float16)
     layouts = SequenceLayout(range(5, 60), (range(0, 5),))
-    sparse_attention(q, k, v, Settings(density=0.3, **COUNTS), layouts=layouts, implementation="triton")
+    sparse_attention(q, k, v, Settings(density=0.3, precision=precision, **COUNTS), layouts=layouts, implementation="triton")
     assert len(current) > 10
     run = Calibration(shapes=("raster",)).start((1.0, 0.5), (1, 5, 11))
     run.observe((0, 0), 0, q, k, v, layouts=[layouts], implementation="triton")
@@ -56,7 +57,7 @@ def test_the_self_test_launches_on_its_device(current):
 
 
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-PRESETS = (Settings(density=0.2), Settings(density=0.1), Settings(method="svg2", density=0.2))
+PRESETS = (Settings(density=0.2), Settings(density=0.1), Settings(method="svg2", density=0.2), Settings(density=0.2, precision="int8"))
 LAYOUT = SequenceLayout(range(7, 9000), (range(0, 5), range(9000, 9011)))
 
 
@@ -77,17 +78,19 @@ def test_a_second_gpu_gives_the_same_bits_while_the_first_is_current(settings):
 
 
 @two_gpus
-def test_two_gpus_at_once_give_what_each_gives_alone():
-    alone = steps("cuda:0", PRESETS[0])
+@pytest.mark.parametrize("settings", (PRESETS[0], PRESETS[-1]), ids=str)
+def test_two_gpus_at_once_give_what_each_gives_alone(settings):
+    alone = steps("cuda:0", settings)
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda number: steps(f"cuda:{number}", PRESETS[0]), range(2)))
+        both = list(pool.map(lambda number: steps(f"cuda:{number}", settings), range(2)))
     assert all(torch.equal(one, other) for found in both for one, other in zip(found, alone))
 
 
 @two_gpus
 def test_a_second_gpu_calibrates_and_tests_itself():
     torch.cuda.set_device(0)
-    assert SelfTest(torch.device("cuda", 1), torch.bfloat16, Settings()).run() is None
+    for settings in PRESETS:
+        assert SelfTest(torch.device("cuda", 1), torch.bfloat16, settings).run() is None
     seen = []
     for number in range(2):
         q, k, v = (tensor.to(f"cuda:{number}") for tensor in clustered(4096, heads=2, dim=128, dtype=torch.bfloat16))

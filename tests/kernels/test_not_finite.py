@@ -1,5 +1,7 @@
 """Inputs that are not finite, and finite ones whose products overflow: no call raises, and no statistic is anything but a number."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_inputs import clustered, relative_error
@@ -19,10 +21,10 @@ SETTINGS = [
     Settings(method="calibrated", **COUNTS),
     Settings(method="calibrated", weighted_centroids=False, **COUNTS),
     Settings(method="calibrated", compensate=False, **COUNTS),
-    Settings(density=0.2, precision="int8", **COUNTS),
-    Settings(method="svg2", density=0.2, precision="int8", **COUNTS),
-    Settings(method="calibrated", precision="int8", **COUNTS),
 ]
+IN_INT8 = [replace(SETTINGS[place], precision="int8") for place in (0, 3, 4)]
+SETTINGS += IN_INT8
+both_precisions = pytest.mark.parametrize("settings", [SETTINGS[0], IN_INT8[0]], ids=str)
 all_settings = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 # What overflows inside the interpreter is what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -88,11 +90,11 @@ def test_nothing_but_nan(settings):
     call(*(torch.full_like(tensor, float("nan")) for tensor in tensors()), settings)
 
 
-def check_recovery(recluster_every, implementation="torch"):
+def check_recovery(recluster_every, implementation="torch", precision="full"):
     clean, broken = tensors(), tensors()
     broken[0][:, :, ::7] = float("nan")
     broken[1][:, :, 33] = float("inf")
-    settings = Settings(density=0.3, recluster_every=recluster_every, **COUNTS)
+    settings = Settings(density=0.3, recluster_every=recluster_every, precision=precision, **COUNTS)
     state, fresh = ClusterState(), ClusterState()
     call(*broken, settings, implementation, state)
     for _ in range(recluster_every + 1):
@@ -101,9 +103,10 @@ def check_recovery(recluster_every, implementation="torch"):
     assert relative_error(found, exact) < 2 * relative_error(expected, exact)
 
 
+@pytest.mark.parametrize("precision", ["full", "int8"])
 @pytest.mark.parametrize("recluster_every", [1, 2])
-def test_a_later_call_recovers(recluster_every):
-    check_recovery(recluster_every)
+def test_a_later_call_recovers(recluster_every, precision):
+    check_recovery(recluster_every, precision=precision)
 
 
 class TestTriton:
@@ -113,19 +116,22 @@ class TestTriton:
     def stages(self):
         pytest.importorskip("triton")
 
+    @both_precisions
     @pytest.mark.parametrize(("place", "size"), [(0, 1e30), (1, 1e15), (2, 1e30)])
-    def test_large_inputs(self, place, size):
+    def test_large_inputs(self, place, size, settings):
         given = tensors()
         given[place] *= size
-        call(*given, SETTINGS[0], "triton")
+        call(*given, settings, "triton")
 
+    @both_precisions
     @pytest.mark.parametrize(("place", "value"), [(0, float("nan")), (0, float("inf")), (1, -float("inf")), (2, float("nan"))])
-    def test_one_token(self, place, value):
-        check_one_token(SETTINGS[0], place, value, "triton")
+    def test_one_token(self, place, value, settings):
+        check_one_token(settings, place, value, "triton")
 
-    @pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[3], SETTINGS[4]], ids=str)
+    @pytest.mark.parametrize("settings", [*(SETTINGS[place] for place in (0, 3, 4)), *IN_INT8], ids=str)
     def test_nothing_but_nan(self, settings):
         call(*(torch.full_like(tensor, float("nan")) for tensor in tensors()), settings, "triton")
 
-    def test_recovery(self):
-        check_recovery(1, "triton")
+    @pytest.mark.parametrize("precision", ["full", "int8"])
+    def test_recovery(self, precision):
+        check_recovery(1, "triton", precision)
