@@ -1,6 +1,6 @@
 """Time of an attention call and of its stages, side by side with dense attention and with other sparse attention.
 
-python -m benchmarks.speed                   everything, about 200 s on an H200
+python -m benchmarks.speed                   everything, some minutes on an H200
 python -m benchmarks.speed --quick           one shape, one density
 python -m benchmarks.speed --compile-time    first call with an empty Triton cache, then other lengths
 python -m benchmarks.speed --host-time       milliseconds of the host for a warm call, and its kernels; --against another checkout
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from .. import pack, results
-from .bars import DRAWN, REFERENCE, Bar, bars, break_even
+from .bars import DRAWN, REFERENCE, Bar, bars, break_even, overtaking
 from .compilation import compilation_bars, measure_compilation
 from .enqueue import enqueueing_bars, measure_enqueueing
 from .inputs import KINDS, MODELS, SHAPES, SWEEP
@@ -28,6 +28,7 @@ from .rows import BRIEF_DENSITIES, DENSITIES, SKIPPABLE, Plan, Table, measure
 
 pack.load()
 from svg_ear.kernels import Settings  # noqa: E402
+from svg_ear.kernels.settings import PRECISIONS  # noqa: E402
 from svg_ear.nodes.patch.lengths import cautious_tokens  # noqa: E402
 from svg_ear.nodes.patch.options import PRESETS, Options  # noqa: E402
 
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.results / results.file_name("speed_host", device), [{**row, **origin, "commit": row["commit"]} for row in rows]
             )
             return report(enqueueing_bars(rows))
-        plan = Plan(settings, tuple(options.densities), options.rounds, options.milliseconds, tuple(options.skip), say)
+        precisions = (settings.precision,) if "precision" in dict(options.set) else PRECISIONS
+        plan = Plan(settings, tuple(options.densities), precisions, options.rounds, options.milliseconds, tuple(options.skip), say)
         table = Table(options.results / results.file_name("speed", device), origin)
         began = time.perf_counter()
         for name in options.shapes:
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for density in BRIEF_DENSITIES:
         tokens = break_even(table.rows, density)
         say(f"break-even at density {density}: {'not measured' if tokens is None else f'{tokens:.0f} tokens'}")
+        tokens = overtaking(table.rows, density)
+        say(f"int8 overtakes full at density {density}: {'not measured' if tokens is None else f'{tokens:.0f} tokens'}")
     if options.data[0] == DRAWN:
         plot(table.saved(), options.docs)
     presets = [Options(preset=name) for name in PRESETS]
@@ -97,7 +101,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--densities", nargs="+", type=float, default=list(DENSITIES), help="shares of exact pairs (default: %(default)s)")
     add("--data", nargs="+", choices=KINDS, default=list(KINDS), help="how inputs are made; the second kind at one shape only")
     add("--skip", nargs="+", default=[], choices=SKIPPABLE, help="what not to run: comfy_kitchen, ours, calibrated calls, k-means alone")
-    add("--set", nargs="+", type=setting, default=[], metavar="NAME=VALUE", help="of the settings of ours, such as recluster_every=2")
+    add(
+        "--set",
+        nargs="+",
+        type=setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the settings of ours, such as recluster_every=2 or precision=int8; both precisions where none is named",
+    )
     add("--rounds", type=int, default=3, help="interleaved rounds at the first shape (default: %(default)s)")
     add("--milliseconds", type=float, default=200.0, help="repetition time of a method in a round (default: %(default)s)")
     add("--quick", action="store_true", help="one round at one shape and density, where nothing else is asked for")

@@ -21,12 +21,13 @@ from .pairs import Pairs, routed_pairs, sol_attn_share
 pack.load()
 from svg_ear.kernels import BlockRouting, ClusterState, Settings, StageTimer, sparse_attention  # noqa: E402
 from svg_ear.kernels.counts import cluster_counts  # noqa: E402
+from svg_ear.kernels.settings import INT8  # noqa: E402
 from svg_ear.kernels.tuning import attend_tiles  # noqa: E402
 from svg_ear.kernels.types import Clusters  # noqa: E402
 
 BASELINE = "SDPA cuDNN"
 FLASH = "SDPA flash"
-INT8 = "comfy_kitchen int8"
+KITCHEN_INT8 = "comfy_kitchen int8"
 SOL_TAUS = (1.3, 1.0, 2.0)
 TOKEN_AUG = 256
 OURS = "svg-ear"
@@ -89,7 +90,7 @@ class SparseCalls:
     def pairs(self) -> Pairs:
         """What the next call computes. Waits for the GPU."""
         values = self.inputs.values
-        shapes = attend_tiles(values.device, values.itemsize)
+        shapes = attend_tiles(values.device, values.itemsize, self.settings.precision == INT8)
         found, compensated = [], self.settings.compensates
         self.once(observe=lambda routed: found.append(routed_pairs(routed, self.shape.conditioning, shapes, compensated)))
         return sum(found, Pairs())
@@ -133,9 +134,9 @@ def kitchen_methods(inputs: Inputs, shape: Shape, taus: tuple[float, ...], int8:
     q, k, v = inputs.step(0)
     found = []
     if int8 and kitchen.int8_attention_is_available(q.device):
-        found.append(Method(INT8, lambda: kitchen.int8_attention(q, k, v), facts={"exact_share": 1.0}))
+        found.append(Method(KITCHEN_INT8, lambda: kitchen.int8_attention(q, k, v), facts={"exact_share": 1.0}))
     elif int8:
-        say(f"{INT8} IS LEFT OUT: comfy_kitchen has no kernel for this device")
+        say(f"{KITCHEN_INT8} IS LEFT OUT: comfy_kitchen has no kernel for this device")
     if not kitchen.sol_attn_is_available(q.device):
         say("sol_attn IS LEFT OUT: comfy_kitchen has no kernel for this device")
         return found
@@ -156,7 +157,7 @@ def our_method(
 ) -> Method:
     """``sparse_attention`` with warm clusters, or with ``blocks`` as :class:`SparseCalls` takes them."""
     calls = SparseCalls(inputs, shape, settings, blocks)
-    return Method(name, calls, calls.calls, facts={"density": settings.density})
+    return Method(name, calls, calls.calls, facts={"density": settings.density, "precision": settings.precision})
 
 
 def cluster_methods(inputs: Inputs, shape: Shape, settings: Settings, say: Callable[[str], None]) -> list[Method]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import plot
-from .bars import DRAWN, Row, number
+from .bars import DRAWN, FULL, INT8, Row, number, precision_of
 from .inputs import MODELS, SWEEP
-from .methods import BASELINE, FLASH, INT8, OURS, sol_name
+from .methods import BASELINE, FLASH, KITCHEN_INT8, OURS, sol_name
 
 MODEL_LABELS = {
     "wan-720p": "Wan 14B 720p\n75,600 tokens",
@@ -16,14 +16,15 @@ MODEL_LABELS = {
     "wan-480p": "Wan 14B 480p\n32,760",
     "wan-5b-720p": "Wan 5B 720p\n27,280",
 }
-# Method, density, label and colour of what is drawn.
+# Method, density, precision, label and colour of what is drawn; the others have the precision that their names say.
 SERIES = (
-    (FLASH, None, "SDPA flash, dense", "#c7c7c7"),
-    (INT8, None, "comfy_kitchen int8, dense", "#9a9a9a"),
-    (sol_name(1.3), None, "sol_attn tau 1.3, aug 256", "#e0a458"),
-    (OURS, 0.2, "SVG-EAR, 20 % exact", "#a9c9ea"),
-    (OURS, 0.1, "SVG-EAR, 10 % exact", "#4a90d9"),
-    (OURS, 0.05, "SVG-EAR, 5 % exact", "#1d4f8c"),
+    (FLASH, None, FULL, "SDPA flash, dense", "#c7c7c7"),
+    (KITCHEN_INT8, None, FULL, "comfy_kitchen int8, dense", "#9a9a9a"),
+    (sol_name(1.3), None, FULL, "sol_attn tau 1.3, aug 256", "#e0a458"),
+    (OURS, 0.2, FULL, "SVG-EAR, 20 % exact", "#a9c9ea"),
+    (OURS, 0.1, FULL, "SVG-EAR, 10 % exact", "#4a90d9"),
+    (OURS, 0.1, INT8, "SVG-EAR, 10 % exact, int8", "#2f9e8f"),
+    (OURS, 0.05, FULL, "SVG-EAR, 5 % exact", "#1d4f8c"),
 )
 
 
@@ -48,8 +49,8 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
 
 def _speedups(axis, rows: Sequence[Row], shapes: list[str]) -> None:
     width = 0.8 / len(SERIES)
-    for place, (method, density, label, colour) in enumerate(SERIES):
-        found = [(position, _figure(rows, shape, method, density, "speedup")) for position, shape in enumerate(shapes)]
+    for place, (method, density, precision, label, colour) in enumerate(SERIES):
+        found = [(position, _figure(rows, shape, method, density, precision, "speedup")) for position, shape in enumerate(shapes)]
         found = [(position, value) for position, value in found if value]
         if not found:
             continue
@@ -63,8 +64,8 @@ def _speedups(axis, rows: Sequence[Row], shapes: list[str]) -> None:
 
 
 def _times(axis, rows: Sequence[Row], shapes: list[str]) -> None:
-    for method, density, label, colour in ((BASELINE, None, "SDPA cuDNN, dense", "black"), *SERIES):
-        found = [(row, _figure(rows, row, method, density, "ms")) for row in shapes]
+    for method, density, precision, label, colour in ((BASELINE, None, FULL, "SDPA cuDNN, dense", "black"), *SERIES):
+        found = [(row, _figure(rows, row, method, density, precision, "ms")) for row in shapes]
         points = [(_tokens(rows, shape), value) for shape, value in found if value]
         if points:
             axis.plot(*zip(*points), marker="o", markersize=3, label=label, color=colour)
@@ -85,7 +86,8 @@ def _tokens(rows: Sequence[Row], shape: str) -> float:
     return next(number(row, "tokens") for row in rows if row["shape"] == shape)
 
 
-def _figure(rows: Sequence[Row], shape: str, method: str, density: float | None, column: str) -> float | None:
+def _figure(rows: Sequence[Row], shape: str, method: str, density: float | None, precision: str, column: str) -> float | None:
     """The value of one series at one shape, None where it was not measured."""
-    found = [row for row in rows if row["shape"] == shape and row["method"] == method and number(row, "density") == density]
+    which = (shape, method, density, precision)
+    found = [row for row in rows if (row["shape"], row["method"], number(row, "density"), precision_of(row)) == which]
     return number(found[0], column) if found else None

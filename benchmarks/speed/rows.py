@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -42,6 +43,7 @@ class Plan:
 
     Attributes:
         settings: of ours, and of calibrated calls but for their method; each of ``densities`` replaces its density.
+        precisions: of ours, each of which replaces that of ``settings``.
         rounds: interleaved rounds of the shape that most bars are about; other models take one less, the sweep one.
         milliseconds: time that one method repeats for in a round.
         skip: of ``SKIPPABLE``, what not to run.
@@ -50,6 +52,7 @@ class Plan:
 
     settings: Settings
     densities: tuple[float, ...]
+    precisions: tuple[str, ...]
     rounds: int
     milliseconds: float
     skip: tuple[str, ...]
@@ -87,8 +90,8 @@ def measure(shape: Shape, kind: str, brief: bool, plan: Plan, table: Table, devi
         add_ratios(rows)
         table.save()
     for row in rows:
-        density, speedup = row.get("density", ""), row.get("speedup", "")
-        plan.say(f"{shape.name:>14} {kind:<10} {row['method']:<42} {density:>5} {row['ms']:>8} ms  {speedup:>6}")
+        density, precision, speedup = (row.get(column, "") for column in ("density", "precision", "speedup"))
+        plan.say(f"{shape.name:>14} {kind:<10} {row['method']:<42} {density:>5} {precision:>5} {row['ms']:>8} ms  {speedup:>6}")
 
 
 def chosen_methods(inputs: Inputs, shape: Shape, brief: bool, plan: Plan) -> list[Method]:
@@ -102,7 +105,8 @@ def chosen_methods(inputs: Inputs, shape: Shape, brief: bool, plan: Plan) -> lis
     if "ours" in plan.skip:
         plan.say(f"{OURS} is left out, as asked")
     else:
-        methods += [our_method(inputs, shape, replace(plan.settings, density=density)) for density in densities]
+        kinds = product(densities, plan.precisions)
+        methods += [our_method(inputs, shape, replace(plan.settings, density=density, precision=kind)) for density, kind in kinds]
     if CALIBRATED in plan.skip:
         plan.say("calibrated calls are left out, as asked")
     elif not brief:

@@ -17,7 +17,7 @@ from benchmarks.speed import bench as speed
 from benchmarks.speed import compilation, enqueue
 from benchmarks.speed import methods as speed_methods
 from benchmarks.speed import rows as speed_rows
-from benchmarks.speed.bars import bars, break_even
+from benchmarks.speed.bars import bars, break_even, overtaking
 from benchmarks.speed.calibrated import (
     CALIBRATED,
     COMPENSATED,
@@ -159,14 +159,15 @@ def test_calibrated_calls_look_up_and_compute_what_was_found_in_the_first_step(m
 def test_calibrated_calls_are_left_out_of_brief_runs_and_when_asked(monkeypatch, brief, skip, named):
     monkeypatch.setattr(speed_rows, "dense_methods", lambda *_: [])
     said, inputs = [], make_inputs(SMALL, "structured", CPU)
-    plan = speed_rows.Plan(Settings(), (0.1, 0.3), 1, 1.0, ("peers", "cluster", *skip), said.append)
-    methods = [method.name for method in speed_rows.chosen_methods(inputs, SMALL, brief, plan)]
-    assert methods == [OURS] * (1 if brief else 2) + [CALIBRATED, COMPENSATED] * (2 * named)
+    plan = speed_rows.Plan(Settings(), (0.1, 0.3), ("full", "int8"), 1, 1.0, ("peers", "cluster", *skip), said.append)
+    methods = [(method.name, method.facts["precision"]) for method in speed_rows.chosen_methods(inputs, SMALL, brief, plan)]
+    ours = [(OURS, "full"), (OURS, "int8")] * (1 if brief else 2)
+    assert methods == ours + [(CALIBRATED, "full"), (COMPENSATED, "full")] * (2 * named)
     assert any("calibrated calls are left out" in line for line in said) == bool(skip)
 
 
 def sample_rows():
-    """Rows as a run writes them: ours 4 times as fast as dense at the models' shapes, slower below 16k tokens."""
+    """Rows as a run writes them: ours 4 times as fast as dense at the models' shapes, slower below 16k tokens; int8 faster from 64k on."""
     rows = []
     for name, shape in SHAPES.items():
         common = {"shape": name, "heads": shape.heads, "tokens": shape.tokens, "data": "structured", "part": "attention"}
@@ -178,7 +179,16 @@ def sample_rows():
             stages = {"cluster_ms": ms / 8, "permute_ms": ms / 40, "summarize_ms": ms / 40, "probe_ms": ms / 40, "route_ms": ms / 40}
             pairs = shape.heads * shape.tokens**2 // 10
             ours = {**common, **stages, "attend_ms": ms / 2, "pairs": pairs, "processed_pairs": 2 * pairs, "extra_over_inputs": 0.9}
-            rows.append({**ours, "method": OURS, "density": density, "ms": ms, "host_synchronisation": "none"})
+            for precision, factor in (("full", 1.0), ("int8", (65536 / shape.tokens) ** 0.25 if shape in SWEEP else 1 / 1.5)):
+                row = {
+                    **ours,
+                    "method": OURS,
+                    "density": density,
+                    "precision": precision,
+                    "ms": ms * factor,
+                    "host_synchronisation": "none",
+                }
+                rows.append(row | {"attend_ms": row["attend_ms"] * factor, "extra_mib": 100})
     cluster = {"shape": "wan-720p", "part": "cluster", "data": "structured"}
     for what, ms in (("keys, 1000 clusters", 8.0), ("queries, 300 clusters", 4.0)):
         rows += [{**cluster, "method": f"flash_kmeans {what}", "ms": ms}, {**cluster, "method": f"{OURS} {what}", "ms": ms / 2}]
@@ -203,6 +213,9 @@ def test_bars_tell_met_missed_and_not_measured():
     assert verdicts["wan-720p at density 0.1: k-means of q and k over flash_kmeans"] is True
     assert verdicts["wan-720p at density 0.1: share of permute, summarize, probe, route"] is True
     assert verdicts["wan-720p at density 0.1: extra memory over q, k and v"] is True
+    assert verdicts["wan-720p at density 0.1: extra memory in int8 over that in full"] is True
+    assert verdicts["wan-720p at density 0.1, int8: speed-up over SDPA cuDNN"] is True
+    assert verdicts["wan-5b-720p at density 0.1, int8: speed-up over SDPA cuDNN"] is True
     assert verdicts["wan-720p at density 0.1, structured data: time over that of sol_attn tau 1.3 aug 256"] is True
     assert verdicts["calls that make the host wait"] is True
     assert verdicts["lowest speed-up of a preset from min_tokens (16384) on"] is True
@@ -223,6 +236,20 @@ def test_rows_of_calibrated_calls_change_neither_bars_nor_break_even():
     with_them = calibrated_rows(rows) + rows
     assert bars(with_them, 16384, {0.1, 0.2}) == bars(rows, 16384, {0.1, 0.2})
     assert break_even(with_them, 0.1) == break_even(rows, 0.1)
+
+
+def test_rows_of_int8_have_bars_of_their_own_and_those_without_a_precision_are_full():
+    rows = sample_rows()
+    for row in rows:
+        if row.get("precision") == "int8":
+            row |= {"extra_mib": 101, "speedup": "1.5"}
+    missed = [bar.what for bar in bars(rows, 16384, {0.1, 0.2}) if bar.passed is False]
+    int8 = [f"{name} at density 0.1, int8: speed-up over SDPA cuDNN" for name in ("wan-720p", "wan-480p", "wan-5b-720p", "32k")]
+    assert missed == [*int8, "wan-720p at density 0.1: extra memory in int8 over that in full"]
+    older = [{name: value for name, value in row.items() if name != "precision"} for row in rows if row.get("precision") != "int8"]
+    assert break_even(older, 0.1) == break_even(rows, 0.1) and overtaking(older, 0.1) is None
+    assert {bar.passed for bar in bars(older, 16384, {0.1, 0.2}) if "int8" in bar.what} == {None}
+    assert overtaking(rows, 0.1) == pytest.approx(65536)
 
 
 def test_the_bar_against_sol_attn_holds_for_every_kind_of_data():
@@ -250,7 +277,7 @@ def test_the_picture_is_drawn_from_the_csv(tmp_path):
     picture = Image.open(tmp_path / "speed.png").convert("RGB")
     assert picture.width > 1500 and len(picture.getcolors(1 << 24)) > 100
     text = (tmp_path / "speed.svg").read_text()
-    assert all(words in text for words in ("Some GPU", "SVG-EAR, 10 % exact", "75,600 tokens", "256k"))
+    assert all(words in text for words in ("Some GPU", "SVG-EAR, 10 % exact", "SVG-EAR, 10 % exact, int8", "75,600 tokens", "256k"))
     rows = results.read(tmp_path / "speed.csv")
     one_model = [row for row in rows if row["shape"] == "wan-720p"]
     only_models = draw(one_model, tmp_path / "models")
@@ -279,21 +306,23 @@ def test_every_row_of_a_shape_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(speed_rows, "dense_methods", lambda inputs, *_: [Method(BASELINE, dense(inputs), facts={"exact_share": 1.0})])
     monkeypatch.setattr(speed_methods, "cluster_stage", lambda: torch_stages.cluster)
     monkeypatch.setattr(speed_methods, "import_module", missing)
-    plan = speed_rows.Plan(Settings(recluster_every=2), (0.1, 0.3), 2, 1.0, (), said.append)
+    plan = speed_rows.Plan(Settings(recluster_every=2), (0.1, 0.3), ("full", "int8"), 2, 1.0, (), said.append)
     table = speed_rows.Table(tmp_path / "speed.csv", ORIGIN)
     speed_rows.measure(BLOCKY, "structured", False, plan, table, CPU)
 
     rows = results.read(tmp_path / "speed.csv")
     ours = [row for row in rows if row["method"] == OURS]
-    assert [row["density"] for row in ours] == ["0.1", "0.3"]
-    for row, position in zip(ours, (2, 3)):
+    kinds = [("0.1", "full"), ("0.1", "int8"), ("0.3", "full"), ("0.3", "int8")]
+    assert [(row["density"], row["precision"]) for row in ours] == kinds
+    for row, position in zip(ours, (2, 3, 4, 5)):
         # Two calls a run, because clusters serve two calls.
         assert float(row["ms"]) == position / 2 and float(row["speedup"]) == pytest.approx(2 / position, rel=1e-3)
         assert float(row["exact_share"]) == pytest.approx(float(row["density"]), abs=0.05)
         assert float(row["extra_mib"]) == 3 and float(row["state_mib"]) > 0 and row["host_synchronisation"] == "none"
         assert all(float(row[f"{stage}_ms"]) > 0 for stage in ("cluster", "permute", "summarize", "probe", "route", "attend"))
         assert float(row["attend_processed_tflops"]) > float(row["attend_useful_tflops"]) > 0
-    assert float(ours[1]["relative_error"]) < float(ours[0]["relative_error"]) < 1
+    errors = [float(row["relative_error"]) for row in ours]
+    assert errors[2] < errors[0] < 1 and errors[3] < errors[1] < 1 and errors[0] != errors[1] == pytest.approx(errors[0], rel=0.1)
     given = {name: [row for row in rows if row["method"] == name] for name in (CALIBRATED, COMPENSATED)}
     assert all([row["density"] for row in found] == ["0.1", "0.3"] for found in given.values())
     for dropped, compensated, blocks in zip(*given.values(), (1, 2)):
@@ -307,7 +336,8 @@ def test_every_row_of_a_shape_is_measured(monkeypatch, tmp_path):
         assert int(dropped["pairs"]) == pytest.approx(BLOCKY.heads * BLOCKY.tokens * exact, rel=1e-3)
         assert int(compensated["pairs"]) - int(dropped["pairs"]) == BLOCKY.heads * BLOCKY.tokens * (6 - blocks)
         assert float(compensated["relative_error"]) < float(dropped["relative_error"]) < 1
-    assert [row["part"] for row in rows] == ["attention"] * 7 + ["cluster"] * 2
+    assert [row["part"] for row in rows] == ["attention"] * 9 + ["cluster"] * 2
+    assert all(row["precision"] == "" for row in rows if row["method"] == BASELINE or row["part"] == "cluster")
     assert all(any(f"{package} IS LEFT OUT" in line for line in said) for package in ("comfy-kitchen", "flash-kmeans"))
 
 
