@@ -48,13 +48,14 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
 
 
 def _speedups(axis, rows: Sequence[Row], shapes: list[str]) -> None:
-    width = 0.8 / len(SERIES)
-    for place, (method, density, precision, label, colour) in enumerate(SERIES):
-        found = [(position, _figure(rows, shape, method, density, precision, "speedup")) for position, shape in enumerate(shapes)]
-        found = [(position, value) for position, value in found if value]
-        if not found:
-            continue
-        offset = (place - (len(SERIES) - 1) / 2) * width
+    drawn = []
+    for *which, label, colour in SERIES:
+        found = [(position, _figure(rows, shape, *which, "speedup")) for position, shape in enumerate(shapes)]
+        if found := [(position, value) for position, value in found if value]:
+            drawn.append((found, label, colour))
+    width = 0.8 / max(len(drawn), 1)
+    for place, (found, label, colour) in enumerate(drawn):
+        offset = (place - (len(drawn) - 1) / 2) * width
         bars = axis.bar([position + offset for position, _ in found], [value for _, value in found], width, label=label, color=colour)
         axis.bar_label(bars, fmt="%.1f", fontsize=6, padding=1)
     axis.axhline(1, color="black", linewidth=0.8)
@@ -64,8 +65,8 @@ def _speedups(axis, rows: Sequence[Row], shapes: list[str]) -> None:
 
 
 def _times(axis, rows: Sequence[Row], shapes: list[str]) -> None:
-    for method, density, precision, label, colour in ((BASELINE, None, FULL, "SDPA cuDNN, dense", "black"), *SERIES):
-        found = [(row, _figure(rows, row, method, density, precision, "ms")) for row in shapes]
+    for *which, label, colour in ((BASELINE, None, FULL, "SDPA cuDNN, dense", "black"), *SERIES):
+        found = [(shape, _figure(rows, shape, *which, "ms")) for shape in shapes]
         points = [(_tokens(rows, shape), value) for shape, value in found if value]
         if points:
             axis.plot(*zip(*points), marker="o", markersize=3, label=label, color=colour)
