@@ -4,6 +4,7 @@ python -m benchmarks.quality                       everything that fits the devi
 python -m benchmarks.quality --quick               a small clip, for a test
 python -m benchmarks.quality --name quality_held_out --seeds 11 12 13 14    other clips, in files of their own
 python -m benchmarks.quality --parts schedules     shares by step, against the time of a clip
+python -m benchmarks.quality --parts standard few-step --methods "preset "    presets alone, in int8 beside full precision
 python -m benchmarks.quality --bound               how tight the bound of the error is, layer by layer
 python -m benchmarks.quality --plot-only CSV       tables and picture again, from the CSV
 
@@ -30,6 +31,7 @@ from .calibrated import calibrated_methods
 from .methods import (
     CORE_AUG,
     CORE_TAU,
+    IN_INT8,
     OURS,
     PUBLISHED,
     REFERENCE_TARGET,
@@ -128,7 +130,8 @@ class Bench:
         grid = "x".join(map(str, scale.grid))
         key = dict(zip(KEY, (part, grid, scale.steps, scale.guidance, method.name, method.setting))) | {"seed": seed}
         row = {**key, "tokens": scale.tokens, "dense_steps": clip.host.dense_steps, **figures(clip, reference)}
-        if method.plan is not None:
+        # The rates that clips are reckoned with are of full precision.
+        if method.plan is not None and not method.setting.endswith(IN_INT8):
             times = {name: clip_time(method.plan, dense, 0.5 * method.shares_clusters) for name, dense in TIMES.items()}
             row |= {name: f"{value:.4f}" for name, value in times.items()}
         row |= self.origin

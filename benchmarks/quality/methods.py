@@ -11,16 +11,22 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .. import pack
 from ..host import Attention, PackAttention, Settings
 from ..position_blocks import attend_blocks, exact_share, morton_order, routed_blocks
 from .cost import effective_density, position_blocks_density, sol_attn_density, with_effective_density
 from .schedules import SHARED, Plan, plans_to_compare
+
+pack.load()
+from svg_ear.kernels.settings import FULL, INT8  # noqa: E402
 
 Grid = tuple[int, int, int]
 OURS, PUBLISHED, SVG2, SVG2_COMPENSATED = "ours", "SVG-EAR as published", "SVG2", "SVG2 routing, compensated"
 DENSE, RASTER, MORTON, SOL = "dense", "position blocks, raster", "position blocks, Morton", "sol_attn"
 # Tokens of a query group and of a key cluster that the papers use; at fixed density smaller groups serve the published routing better.
 PUBLISHED_GROUP, PUBLISHED_CLUSTER = 252, 76
+# Begins the settings of presets, and ends those of what is computed in int8.
+PRESET, IN_INT8 = "preset ", ", int8"
 SMALLER_GROUP, BEST_GROUP = 63, 42
 # Among the candidates of a token's last cluster only, which leaves more of the budget for exact pairs.
 OUR_KMEANS = "our k-means"
@@ -183,9 +189,9 @@ def scheduled_methods(scale: Scale) -> Iterator[Method]:
             yield _planned(f"{plan}{SHARED if shares else ''}", plan, shares)
 
 
-def _planned(setting: str, plan: Plan, shares_clusters: bool = False) -> Method:
+def _planned(setting: str, plan: Plan, shares_clusters: bool = False, settings: Settings = Settings()) -> Method:
     """Ours with the shares of ``plan``. With guidance a batch of the demo model holds uncond, then cond."""
-    start = partial(CountedPack, Settings(), plan.share, (1, 1) if shares_clusters else None)
+    start = partial(CountedPack, settings, plan.share, (1, 1) if shares_clusters else None)
     return Method(OURS, setting, start, plan.dense_steps, plan, shares_clusters)
 
 
@@ -202,8 +208,11 @@ def _published(tokens: int, group: int) -> Settings:
 
 
 def _presets(names: tuple[str, ...], scale: Scale) -> Iterator[Method]:
+    """In full precision and in int8."""
     for name in names:
-        yield _planned(f"preset {name}", Plan.of_preset(name, scale.steps), scale.guidance != 1)
+        plan = Plan.of_preset(name, scale.steps)
+        for ending, precision in (("", FULL), (IN_INT8, INT8)):
+            yield _planned(f"{PRESET}{name}{ending}", plan, scale.guidance != 1, Settings(precision=precision))
 
 
 def _at_density(

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from .methods import CORE_AUG, CORE_TAU, OUR_KMEANS, OURS, PUBLISHED, SOL
+from .methods import CORE_AUG, CORE_TAU, IN_INT8, OUR_KMEANS, OURS, PRESET, PUBLISHED, SOL
 
 KEY = ("part", "grid", "steps", "guidance", "method", "setting")
 # dB that ours has to be above the published routing at the same effective density, and above sol_attn with ComfyUI's defaults.
 ABOVE_PUBLISHED, ABOVE_SOL = 4.0, 10.0
+# dB that presets may lose in int8, in the mean.
+LOST_IN_INT8 = 0.2
 # Settings count as of one effective density within this.
 TOLERANCE = 0.005
 
@@ -108,7 +110,7 @@ def origin_of(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def bars(summaries: Sequence[Summary]) -> list[Bar]:
-    """Ours against the published routing and against sol_attn, for each guidance."""
+    """Ours against the published routing and against sol_attn, for each guidance; presets in int8 against those in full precision."""
     found = []
     standard = [summary for summary in summaries if summary.part == "standard" and summary.psnr is not None]
     for guidance in dict.fromkeys(summary.guidance for summary in standard):
@@ -123,7 +125,7 @@ def bars(summaries: Sequence[Summary]) -> list[Bar]:
         cheaper = [summary for summary in _defaults(here) if sol and summary.exact_share <= sol.exact_share]
         ours = max(cheaper, key=lambda summary: summary.psnr, default=None)
         found.append(_above(f"guidance {guidance:g}: ours above sol_attn for no more exact share", ours, sol, ABOVE_SOL))
-    return found + _few_step(summaries)
+    return found + _few_step(summaries) + _in_int8(summaries)
 
 
 def _panel(summary: Summary) -> tuple[str, str, int, float]:
@@ -141,6 +143,28 @@ def _few_step(summaries: Sequence[Summary]) -> list[Bar]:
     return [_above(what, ours, max(dearer, key=lambda summary: summary.psnr, default=None), 0.0)]
 
 
+def _in_int8(summaries: Sequence[Summary]) -> list[Bar]:
+    """What presets lose in int8, those of each part and guidance together, and all."""
+    losses: dict[str, list[float]] = {}
+    named = {(*_panel(summary), summary.setting): summary for summary in summaries if summary.psnr is not None and summary.method == OURS}
+    for (*panel, setting), full in named.items():
+        int8 = named.get((*panel, setting + IN_INT8))
+        # Means over other clips say nothing.
+        if setting.startswith(PRESET) and int8 is not None and int8.clips == full.clips:
+            losses.setdefault(f"{panel[0]}, guidance {panel[3]:g}", []).append(full.psnr - int8.psnr)
+    if losses:
+        losses["all"] = [loss for some in losses.values() for loss in some]
+    what = "presets lose at most {} dB in int8, in the mean"
+    return [
+        Bar(
+            f"{where}: {what.format(LOST_IN_INT8)}",
+            fmean(lost) <= LOST_IN_INT8,
+            f"{fmean(lost):.3f} of {', '.join(f'{x:.2f}' for x in lost)}",
+        )
+        for where, lost in losses.items()
+    ]
+
+
 def _best(summaries: Sequence[Summary], method: str, density: float) -> Summary | None:
     known = _defaults(summaries) if method == OURS else [s for s in summaries if s.method == method and OUR_KMEANS not in s.setting]
     near = [s for s in known if abs(s.effective_density - density) < TOLERANCE and "top-p" not in s.setting]
@@ -154,8 +178,9 @@ def _near(summaries: Sequence[Summary], density: float) -> Summary | None:
 
 
 def _defaults(summaries: Sequence[Summary]) -> list[Summary]:
-    """Ours with the automatic counts."""
-    return [summary for summary in summaries if summary.method == OURS and "queries a group" not in summary.setting]
+    """Ours with the automatic counts, in full precision."""
+    ours = (summary for summary in summaries if summary.method == OURS)
+    return [summary for summary in ours if "queries a group" not in summary.setting and not summary.setting.endswith(IN_INT8)]
 
 
 def _above(what: str, ours: Summary | None, other: Summary | None, margin: float) -> Bar:

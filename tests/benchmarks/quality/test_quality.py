@@ -158,24 +158,29 @@ def test_a_run_writes_rows_of_every_method_and_a_picture(tmp_path, capsys, monke
     quality.main([*arguments, "--parts", "standard", "--methods", "ours, preset quality|raster"])
     (path,) = tmp_path.glob("quality_cpu*.csv")
     rows = results.read(path)
-    assert [row["method"] for row in rows] == ["dense", OURS, "position blocks, raster"]
-    dense, ours, blocks = rows
+    assert [row["method"] for row in rows] == ["dense", OURS, OURS, "position blocks, raster"]
+    dense, ours, int8, blocks = rows
+    assert [row["setting"] for row in (ours, int8)] == ["preset quality", "preset quality, int8"]
+    assert ours["psnr_db"] != int8["psnr_db"] and float(int8["psnr_db"]) == pytest.approx(float(ours["psnr_db"]), abs=1)
+    assert float(int8["exact_share"]) == pytest.approx(float(ours["exact_share"]), abs=0.01)
+    assert float(ours["clip_time"]) > 0 and int8["clip_time"] == ""
     assert dense["psnr_db"] == "" and float(dense["attention_cost"]) == 1
     assert float(ours["psnr_db"]) > 20 and float(ours["exact_share"]) == pytest.approx(fmean((0.6, 0.06**0.5, 0.1)), abs=0.03)
     assert float(ours["exact_share"]) < float(ours["effective_density"]) < float(ours["attention_cost"]) < 1
     assert all(row["commit"] == "abc" and row["hardware"].startswith("CPU") and row["seed"] == "1" for row in rows)
     (layers,) = tmp_path.glob("quality_layers_cpu*.csv")
     found = results.read(layers)
-    assert [row["layer"] for row in found] == [str(layer) for layer in range(1, 8)] * 2
-    errors = [float(row[column]) for row in found if row["method"] == OURS for column in ("step 0", "step 1", "step 2")]
+    assert [row["layer"] for row in found] == [str(layer) for layer in range(1, 8)] * 3
+    errors = [float(row[column]) for row in found if row["setting"] == "preset quality" for column in ("step 0", "step 1", "step 2")]
     assert sum(errors) / len(errors) == pytest.approx(float(ours["attention_error"]), abs=1e-4)
     assert (tmp_path / "quality.svg").stat().st_size and (tmp_path / "quality.png").stat().st_size
-    assert f"{float(ours['psnr_db']):.2f}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{float(ours['psnr_db']):.2f}" in told and "all: presets lose at most 0.2 dB in int8, in the mean; " in told
 
     quality.main([*arguments, "--parts", "standard", "--methods", "raster", "--seeds", "2", "--append"])
     rows = results.read(path)
-    assert rows[:3] == [dense, ours, blocks]
-    assert [(row["method"], row["seed"]) for row in rows[3:]] == [("dense", "2"), ("position blocks, raster", "2")]
+    assert rows[:4] == [dense, ours, int8, blocks]
+    assert [(row["method"], row["seed"]) for row in rows[4:]] == [("dense", "2"), ("position blocks, raster", "2")]
 
 
 def test_schedules_are_told_apart():
@@ -285,6 +290,37 @@ def test_few_steps_are_compared_with_what_costs_more():
     assert [bar.passed for bar in bars(summarize(rows))] == [True]
     dearer = _row(PUBLISHED, "2 dense steps, effective density 0.2", 0.15, 0.2, 36, "few-step", cost=0.47)
     assert [bar.passed for bar in bars(summarize([*rows, dearer]))] == [False]
+
+
+def test_the_loss_of_int8_is_the_mean_over_presets_and_clips():
+    presets = {"preset quality": (40, 39.9), "preset balanced": (34, 33.9), "preset fast": (30, 29.8)}
+    rows = [
+        _row(OURS, setting, 0.1, 0.13, decibels - guidance) | {"seed": seed, "guidance": guidance}
+        for name, pair in presets.items()
+        for setting, decibels in zip((name, f"{name}, int8"), pair)
+        for seed in (1, 2)
+        for guidance in (1.0, 3.0)
+    ]
+
+    def verdicts(rows):
+        return {bar.what.split(":")[0]: (bar.passed, bar.detail) for bar in bars(summarize(rows)) if "int8" in bar.what}
+
+    assert verdicts(rows)["all"] == (True, "0.133 of 0.10, 0.10, 0.20, 0.10, 0.10, 0.20")
+    assert verdicts(rows)["standard, guidance 3"] == (True, "0.133 of 0.10, 0.10, 0.20")
+    worse = [row | {"psnr_db": row["psnr_db"] - 0.3 * (row["setting"] == "preset fast, int8" and row["guidance"] == 3)} for row in rows]
+    assert [passed for passed, _ in verdicts(worse).values()] == [True, False, True]
+    # The last clip was not made in int8.
+    assert verdicts(rows[:-1])["all"][1] == "0.120 of 0.10, 0.10, 0.20, 0.10, 0.10"
+    assert verdicts([row for row in rows if "int8" not in row["setting"]]) == {}
+
+
+def test_int8_is_not_what_others_are_compared_with():
+    rows = [
+        _row(OURS, "effective density 0.13", 0.09, 0.13, 36),
+        _row(OURS, "preset balanced, int8", 0.09, 0.13, 60),
+        _row(PUBLISHED, "42 queries a group, effective density 0.13", 0.09, 0.13, 34),
+    ]
+    assert bars(summarize(rows))[0].passed is False
 
 
 def test_clips_are_averaged():
