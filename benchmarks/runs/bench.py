@@ -2,6 +2,7 @@
 
 python -m benchmarks.runs                                      every model, 6 to 8 minutes a 720p clip on an H100
 python -m benchmarks.runs --clips wan-14b/720p --methods dense sol balanced fast:density=0.03
+python -m benchmarks.runs --methods dense balanced:precision=full balanced:precision=int8
 python -m benchmarks.runs --clips wan-14b/480p/cfg5 --layers 10   a quarter of the blocks, reckoned up to the whole model
 python -m benchmarks.runs --against ../older                   "balanced" of another checkout of this pack beside ours
 python -m benchmarks.runs --tiny                               small models on a CPU, to try it

@@ -39,6 +39,7 @@ class Calls:
         sparse_steps: the steps in which any ran sparse, with their mean exact share; 0 where it is not known.
         exact_share: mean share of the video pairs computed exactly in the sparse calls, None where it is not known.
         state_bytes: what was kept between the steps.
+        int8: how many of the sparse ones multiplied queries and keys in int8.
     """
 
     sparse: int = 0
@@ -47,6 +48,7 @@ class Calls:
     sparse_steps: dict[int, float] = field(default_factory=dict)
     exact_share: float | None = None
     state_bytes: int | None = None
+    int8: int = 0
 
 
 class Packs:
@@ -136,9 +138,9 @@ class Method:
         dense = {reason.name: count for reason, count in record.dense_calls.items()}
         # A run that was stopped has no trace.
         steps = _shares(record) if record.completed else dict.fromkeys(range(record.dense_steps, self.steps), 0.0)
-        # An older checkout does not say it.
-        attention = getattr(record, "dense_attention", {})
-        return Calls(record.sparse_calls, dense, attention, steps, record.density, record.state_bytes)
+        # An older checkout does not say these.
+        attention, int8 = getattr(record, "dense_attention", {}), getattr(record, "int8_calls", 0)
+        return Calls(record.sparse_calls, dense, attention, steps, record.density, record.state_bytes, int8)
 
 
 def _shares(record) -> dict[int, float]:

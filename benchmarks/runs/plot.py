@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from .. import plot
 from .rows import CLIP_STEPS, Row
-from .spec import AGAINST, DENSE, DENSE_CUDNN, DENSE_INT8, SOL
+from .spec import AGAINST, DENSE, DENSE_CUDNN, DENSE_INT8, FULL, INT8, SOL
 from .table import title
 
 # Methods in the order of the bars, how they are called, and their colour; what the rows lack is left out.
@@ -21,6 +21,8 @@ SERIES = {
     f"{AGAINST}balanced": ("balanced, before", "#7fb77e"),
     "quality": ("quality", "#a9c9ea"),
     "balanced": ("balanced", "#4a90d9"),
+    FULL: ("balanced, full", "#4a90d9"),
+    INT8: ("balanced, int8", "#2f9e8f"),
     f"{AGAINST}fast": ("fast, before", "#3f7d3a"),
     "fast": ("fast", "#1d4f8c"),
     "few-step": ("few-step", "#8e6bbf"),

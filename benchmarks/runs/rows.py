@@ -174,10 +174,18 @@ def figures(run: Run, calls: Calls | None, spec: Spec, steps: int, layers: tuple
         "dense_calls": sum(calls.dense.values()) if calls else "",
         "dense_reasons": _counts(calls.dense) if calls else "",
         "dense_attention": _counts(calls.dense_attention) if calls else "",
+        "precision": _precision(calls) if calls and spec.is_ours else "",
         "exact_share": number(calls and calls.exact_share),
         "state_mib": number(calls and calls.state_bytes and calls.state_bytes / 2**20),
         "step_seconds": " ".join(map(number, run.step_seconds)),
     }
+
+
+def _precision(calls: Calls) -> str:
+    """The precision of the sparse calls, or how many were in int8 where not all were alike."""
+    if calls.int8 in (0, calls.sparse):
+        return "int8" if calls.int8 else "full" if calls.sparse else ""
+    return f"{calls.int8} of {calls.sparse} in int8"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

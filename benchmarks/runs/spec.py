@@ -9,7 +9,8 @@ PRESETS = ("quality", "balanced", "fast", "few-step", "custom")
 NAMES = (DENSE, DENSE_CUDNN, DENSE_INT8, SOL, *PRESETS)
 # Before the name of a preset: the pack of --against.
 AGAINST = "against/"
-DEFAULT = (DENSE, DENSE_CUDNN, DENSE_INT8, SOL, "balanced", "fast")
+FULL, INT8 = "balanced:precision=full", "balanced:precision=int8"
+DEFAULT = (DENSE, DENSE_CUDNN, DENSE_INT8, SOL, FULL, INT8, "fast")
 AUTOMATIC = -1
 
 

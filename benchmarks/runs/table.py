@@ -16,6 +16,7 @@ COLUMNS = {
     "of them dense": "clip_dense_s",
     "peak GiB": "peak_gib",
     "exact share": "exact_share",
+    "precision": "precision",
 }
 
 

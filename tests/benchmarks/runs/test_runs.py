@@ -147,7 +147,7 @@ def run_of(seconds):
 
 def test_columns_of_a_row():
     calls = SimpleNamespace(sparse=9, dense={"warm-up-step": 4, "dense-block": 3}, sparse_steps=dict.fromkeys(range(1, 4), 0.1))
-    calls.exact_share, calls.state_bytes, calls.dense_attention = 0.1, 2**20, {"cuDNN (PyTorch SDPA)": 7}
+    calls.exact_share, calls.state_bytes, calls.dense_attention, calls.int8 = 0.1, 2**20, {"cuDNN (PyTorch SDPA)": 7}, 0
     row = figures(run_of([4.0, 5.0, 1.5, 1.0]), calls, Spec.parse("balanced"), 4, (4, 40), 4.0)
     assert row["dense_step_s"] == "4" and row["sparse_step_s"] == "1" and row["first_sparse_extra_s"] == "4"
     assert row["second_sparse_extra_s"] == "0.5" and row["run_s"] == "12.5" and row["peak_gib"] == "2" and row["state_mib"] == "1"
@@ -156,6 +156,11 @@ def test_columns_of_a_row():
     assert (
         row["clip"] == "20 steps, reckoned from 4 steps of 4 of 40 layers" and row["clip_dense_s"] == "160" and row["clip_sparse_s"] == "16"
     )
+    told = {0: "full", 9: "int8", 2: "2 of 9 in int8"}
+    for calls.int8, words in told.items():
+        assert figures(run_of([4.0, 5.0, 1.5, 1.0]), calls, Spec.parse("balanced"), 4, (4, 40), 4.0)["precision"] == words
+    calls.int8 = 0
+    assert figures(run_of([4.0, 5.0, 1.5, 1.0]), calls, Spec.parse("sol"), 4, (4, 40), 4.0)["precision"] == ""
     dense = figures(run_of([4.0, 4.0]), None, Spec.parse("dense"), 2, (4, 40), None)
     assert list(dense) == list(row) and dense["sparse_calls"] == "" and dense["clip_s"] == "800"
 
@@ -196,6 +201,7 @@ def sample_rows():
             ("sol", 20, 30),
             ("against/balanced", 20, 35),
             ("balanced", 10, 20),
+            ("balanced:precision=int8", 9, 17),
         ):
             row = {"model": clip.model, "size": clip.size, "cfg": clip.cfg, "tokens": 1000, "method": method, "dense_step_s": "5"}
             row |= {"clip_dense_s": dense, "clip_sparse_s": sparse, "clip_s": dense + sparse, "clip": "20 steps, measured", "error": ""}
@@ -214,8 +220,10 @@ def test_table_and_picture_are_made_from_the_csv(tmp_path, capsys):
     picture = Image.open(tmp_path / "runs.png").convert("RGB")
     assert picture.width > 1000 and len(picture.getcolors(1 << 24)) > 100
     text = (tmp_path / "runs.svg").read_text()
-    assert all(words in text for words in ("Some GPU", "HunyuanVideo 1.5", "720p", "CFG 5", "balanced, before", "dense, cuDNN"))
-    assert "few-step" not in text
+    assert all(
+        words in text for words in ("Some GPU", "HunyuanVideo 1.5", "720p", "CFG 5", "balanced, before", "dense, cuDNN", "balanced, int8")
+    )
+    assert "few-step" not in text and "balanced, full" not in text
     without_dense = [row for row in sample_rows() if row["method"] != "dense"]
     assert "| 3.33 |" not in markdown(without_dense)
     with pytest.raises(ValueError, match="run the bench first"):
@@ -243,7 +251,8 @@ def test_tiny_models_are_sampled_in_comfyui(tmp_path):
         "--against-commit",
         "old",
     ]
-    command += ["--methods", "dense", "dense-cudnn", "balanced:density=0.3", "against/few-step"]
+    methods = ["balanced:density=0.3,precision=int8", "balanced:density=0.3,precision=full", "against/few-step"]
+    command += ["--methods", "dense", "dense-cudnn", *methods]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, cwd=pack.ROOT, capture_output=True, text=True, timeout=300, env=environment)
     assert finished.returncode == 0, finished.stderr[-4000:]
@@ -252,9 +261,7 @@ def test_tiny_models_are_sampled_in_comfyui(tmp_path):
     (path,) = tmp_path.glob("runs_cpu-*.csv")
     rows = results.read(path)
     assert [(row["model"], row["method"]) for row in rows] == [
-        (model, method)
-        for model in ("wan-14b", "hunyuan", "ltx-2", "minimax-h3")
-        for method in ("dense", "balanced:density=0.3", "against/few-step")
+        (model, method) for model in ("wan-14b", "hunyuan", "ltx-2", "minimax-h3") for method in ("dense", *methods)
     ]
     for row in rows:
         ours, steps = row["method"] != "dense", row["step_seconds"].split()
@@ -262,8 +269,9 @@ def test_tiny_models_are_sampled_in_comfyui(tmp_path):
         assert row["comfyui"] == find_checkout().version and row["commit"] == ("old" if row["method"].startswith("against/") else "new")
         assert len(steps) == int(row["steps"]) == int(row["dense_steps"]) + int(row["sparse_steps"]) == (3 if ours else 2)
         if not ours:
-            assert row["sparse_calls"] == "" and row["sparse_steps"] == "0"
+            assert row["sparse_calls"] == row["precision"] == "" and row["sparse_steps"] == "0"
             continue
+        assert row["precision"] == ("int8" if "int8" in row["method"] else "full")
         # All self-attention of the sparse steps but the first layer's.
         layers = int(row["layers"])
         assert int(row["sparse_calls"]) == int(row["sparse_steps"]) * (layers - 1)
