@@ -1,17 +1,19 @@
-"""From which length on the calls of a run are sparse."""
+"""From which length on the calls of a run are sparse, and from which in int8."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-from ...kernels.settings import CALIBRATED
+from ...kernels.settings import CALIBRATED, FULL, INT8
 from ...kernels.tuning import architecture, use
 from ..recording.words import Text
+from .break_even import at_heads
 from .findings import Findings
 from .findings_file import found_on
-from .options import AUTOMATIC, Options
+from .options import AUTO, AUTOMATIC, Options
 from .schedule import falling
 
 # Where nothing was found on the GPU. Measured on Hopper; docs/kernels.md has the reasons for the others.
@@ -20,6 +22,10 @@ CAUTIOUS = {80: 24576, 86: 24576, 89: 24576, 90: 24576, 100: 32768, 120: 24576}
 CAUTIOUS_ELSEWHERE = 49152
 # On a CPU sparse attention is for trying out, and its answer need not depend on a GPU.
 CAUTIOUS_ON_CPU = 24576
+# Pairs of heads and video tokens from which on precision auto takes int8, by architecture; where there are none it never does.
+INT8_FROM: dict[int, tuple[tuple[int, float], ...]] = {}
+# More tokens than any video has.
+LONGEST = 2**40
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,17 @@ class Lengths:
             self._least[key] = self._automatic(found, device, heads) if given == AUTOMATIC else Least(given)
         return self._least[key]
 
+    def precision(self, device: torch.device, heads: int, tokens: int) -> str:
+        """What sparse calls of ``heads`` heads and ``tokens`` video tokens on ``device`` multiply queries and keys in."""
+        if self._options.precision != AUTO:
+            return self._options.precision
+        return INT8 if tokens >= int8_tokens(device, heads) else FULL
+
+    def precisions(self, device: torch.device, heads: int) -> tuple[str, ...]:
+        """Those that sparse calls of any length have."""
+        lengths = self.least(device, heads).tokens, LONGEST
+        return tuple(dict.fromkeys(self.precision(device, heads, tokens) for tokens in lengths))
+
     def prepare(self, device: torch.device) -> Findings | None:
         """What was found on ``device``, whose kernels take the tiles that suit it from now on."""
         if device not in self._found:
@@ -74,6 +91,12 @@ class Lengths:
             return found.densities[-1]
         first = self._options.first_density()
         return settings.density if first is None else falling(first, settings.density, 0.5)
+
+
+def int8_tokens(device: torch.device, heads: int) -> float:
+    """Video tokens from which on int8 pays on ``device`` in calls of ``heads`` heads; infinity where that is not known."""
+    known = INT8_FROM.get(architecture(device), ())
+    return at_heads(known, heads) if known else math.inf
 
 
 def cautious_tokens(device: torch.device) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 
 from ...kernels import Settings
 from ...kernels.calibration import Profile
-from ...kernels.settings import CALIBRATED, FULL, INT8, PRECISIONS
+from ...kernels.settings import CALIBRATED, PRECISIONS
 from ..recording.selection import AUTOMATIC as EVENLY
 from ..recording.selection import Selection
 from ..recording.trace import MapChoice
@@ -23,8 +22,6 @@ WARM_UP = {"quality": 0.6, "balanced": 0.35, "fast": 0.25, "few-step": 0.3}
 CUSTOM = "custom"
 AUTOMATIC = -1
 AUTO = "auto"
-# Video tokens from which on int8 is used by itself: no length yet.
-INT8_TOKENS = math.inf
 # What a value must be, by the type of its default.
 KINDS = {bool: (bool, "on or off"), int: (int, "a whole number"), float: ((float, int), "a number"), str: (str, "text")}
 
@@ -165,12 +162,6 @@ class Options:
         """How attention is routed: the preset's settings, or with ``custom`` those that are connected."""
         settings = self.custom.settings if self.custom else PRESETS[self.preset]
         return settings if self.density == 0 else replace(settings, density=self.density)
-
-    def precision_of(self, tokens: int) -> str:
-        """The precision of a call with so many video tokens."""
-        if self.precision != AUTO:
-            return self.precision
-        return INT8 if tokens >= INT8_TOKENS else FULL
 
     def dense_layers(self) -> Selection:
         """The layers that stay dense."""

@@ -27,7 +27,6 @@ from .compiled import COMPILED, is_compiled, uncompiled
 from .decision import decide
 from .dense import dense_attention
 from .evaluation import OVERRIDE, Block, Evaluation, read_evaluation
-from .expectation import VIDEO as EXPECTED_TOKENS
 from .expectation import expected_call
 from .failures import distrust, failure
 from .guides import guide_tokens
@@ -78,11 +77,11 @@ class Patch:
     def compile_early(self, patcher) -> None:
         """Begin to compile for the model of ComfyUI's ``patcher``, as far as its calls can be told before it runs. Returns at once."""
         # What a calibration computes depends on the step.
-        settings = self._settings(EXPECTED_TOKENS)
-        call = None if self.profile else expected_call(patcher, settings, self.options.memory_limit())
+        call = None if self.profile else expected_call(patcher, self.settings, self.options.memory_limit())
         if call is not None:
             self.lengths.prepare(call.device)
-            _PREPARATIONS.expect(call)
+            for precision in self.lengths.precisions(call.device, call.inputs[0].shape[1]):
+                _PREPARATIONS.expect(replace(call, settings=replace(self.settings, precision=precision)))
 
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run, ``outer_sample(noise, latent_image, ...)``: record it."""
@@ -267,7 +266,7 @@ class Patch:
         is_mapped = (key.ordinal == 0 or key.block_index is None) and not evaluation.is_frame(call)
         observe = self.run.trace.observer(place, call.heads) if is_mapped else None
         state = evaluation.states.get(key, evaluation.step)
-        own = self._settings(len(routed.layouts[0].video))
+        own = self._settings(call, routed)
         settings = own if evaluation.density is None else replace(own, density=evaluation.density)
         try:
             wrong = self._wait_for_kernels(call, routed, own, blocks)
@@ -310,14 +309,13 @@ class Patch:
         # A calibration may know nothing of the step of this call; then the first sparse one begins it.
         if self.profile is None and any(step >= evaluation.step for step in evaluation.sparse_steps):
             routed = evaluation.routed(call)
-            _PREPARATIONS.begin(
-                call, routed.layouts, self._settings(len(routed.layouts[0].video)), None, self.options.memory_limit(), routed.biases
-            )
+            settings = self._settings(call, routed)
+            _PREPARATIONS.begin(call, routed.layouts, settings, None, self.options.memory_limit(), routed.biases)
 
-    def _settings(self, tokens: int) -> Settings:
-        """Those of a call with so many video tokens."""
-        precision = self.options.precision_of(tokens)
-        return self.settings if precision == self.settings.precision else replace(self.settings, precision=precision)
+    def _settings(self, call: AttentionCall, routed: Routed) -> Settings:
+        """Those of a sparse call, but for the density of its step."""
+        precision = self.lengths.precision(call.q.device, call.heads, len(routed.layouts[0].video))
+        return replace(self.settings, precision=precision)
 
     def _wait_for_kernels(
         self, call: AttentionCall, routed: Routed, settings: Settings, blocks: kernels.BlockRouting | None

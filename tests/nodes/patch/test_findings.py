@@ -247,6 +247,29 @@ def test_without_a_check_the_number_is_a_cautious_one(gpu, folder, capability, t
     assert "SVG-EAR GPU Check" in least.origin
 
 
+def test_automatic_precision_takes_int8_from_a_length_on_where_one_is_known(gpu, monkeypatch):
+    automatic = Lengths(Options())
+    # What nobody measured.
+    assert automatic.precision(GPU, 40, 10**9) == "full"
+    monkeypatch.setattr("svg_ear.nodes.patch.lengths.INT8_FROM", {90: ((1, 5000),)})
+    for heads in (1, 12, 40):
+        assert [automatic.precision(GPU, heads, tokens) for tokens in (4999, 5000)] == ["full", "int8"]
+    monkeypatch.setattr("svg_ear.nodes.patch.lengths.INT8_FROM", {90: ((12, 40_000), (48, 10_000))})
+    edges = {6: 40_000 * 2**0.5, 12: 40_000, 24: 20_000, 48: 10_000, 96: 10_000}
+    for heads, tokens in edges.items():
+        assert [automatic.precision(GPU, heads, factor * tokens) for factor in (0.999, 1.001)] == ["full", "int8"]
+    assert automatic.precision(torch.device("cpu"), 40, 10**9) == "full"
+    gpu(capability=(8, 9))
+    assert automatic.precision(GPU, 40, 10**9) == "full"
+
+
+@pytest.mark.parametrize("precision", ["full", "int8"])
+def test_a_precision_of_the_user_counts_whatever_is_known(gpu, monkeypatch, precision):
+    monkeypatch.setattr("svg_ear.nodes.patch.lengths.INT8_FROM", {90: ((1, 5000),)})
+    asked = Lengths(Options(precision=precision))
+    assert {asked.precision(device, 40, tokens) for device in (GPU, torch.device("cpu")) for tokens in (1, 10**9)} == {precision}
+
+
 def test_a_run_asks_for_the_device_and_heads_of_its_calls(monkeypatch):
     asked = []
     monkeypatch.setattr(Lengths, "least", lambda self, device, heads: asked.append((device, heads)) or Least(0))

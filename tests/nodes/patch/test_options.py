@@ -116,11 +116,6 @@ def test_memory_limit_is_bytes():
     assert Options(memory_limit_mb=3).memory_limit() == 3 * 2**20
 
 
-def test_the_precision_of_a_call(monkeypatch):
-    assert Options().precision_of(10**9) == "full"
-    assert Options(precision="int8").precision_of(1) == "int8" and Options(precision="full").precision_of(10**9) == "full"
-    monkeypatch.setattr("svg_ear.nodes.patch.options.INT8_TOKENS", 5000)
-    assert [Options().precision_of(tokens) for tokens in (4999, 5000)] == ["full", "int8"]
-    assert [Options(precision="full").precision_of(tokens) for tokens in (4999, 5000)] == ["full", "full"]
+def test_a_precision_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match="precision is 'fp8'; choose one of auto, full, int8"):
         Options(precision="fp8")

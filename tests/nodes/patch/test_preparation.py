@@ -7,7 +7,7 @@ import pytest
 import torch
 from fake_comfyui import HEADS, MODELS, Harness, qkv
 from svg_ear.kernels import HollowCall, HollowTensor, SequenceLayout, Settings, tuning
-from svg_ear.nodes.patch import override, preparation
+from svg_ear.nodes.patch import lengths, override, preparation
 from svg_ear.nodes.patch.call import FLOAT32_RUNS_IN
 from svg_ear.nodes.patch.options import Options
 from svg_ear.nodes.patch.override import Patch
@@ -219,15 +219,39 @@ def patcher(model="wan", device=GPU, dtype=torch.float16, heads=2, width=128):
     return SimpleNamespace(model=base_model, load_device=device, model_dtype=lambda: torch.float8_e4m3fn)
 
 
-def test_compiling_begins_where_the_node_runs(watched, monkeypatch):
-    prepared = []
-    monkeypatch.setattr(override.Lengths, "prepare", lambda self, device: prepared.append(device))
+@pytest.fixture
+def devices(monkeypatch):
+    """The devices whose findings were asked for, which are those of a GPU that was not checked."""
+    found = []
+    monkeypatch.setattr(override.Lengths, "prepare", lambda self, device: found.append(device))
+    monkeypatch.setattr(lengths, "architecture", lambda device: 90)
+    return found
+
+
+def test_compiling_begins_where_the_node_runs(watched, devices):
     Patch(Options(density=0.2, memory_limit_mb=3)).compile_early(patcher())
     (expected,) = watched.asked
-    assert expected.settings == Settings(density=0.2) and expected.memory_limit == 3 * 2**20 and prepared == [GPU]
+    assert expected.settings == Settings(density=0.2) and expected.memory_limit == 3 * 2**20 and set(devices) == {GPU}
     assert expected.inputs[0].dtype == torch.float16 and expected.inputs[0].shape[3] == 64
     Patch(Options()).compile_early(patcher(dtype=torch.float32))
     assert watched.asked[-1].inputs[0].dtype == FLOAT32_RUNS_IN
+
+
+@pytest.mark.parametrize(
+    ("known", "widget", "expected"),
+    [
+        ({}, "auto", ["full"]),
+        ({90: ((1, 50_000),)}, "auto", ["full", "int8"]),
+        ({90: ((1, 20_000),)}, "auto", ["int8"]),
+        ({80: ((1, 20_000),)}, "auto", ["full"]),
+        ({90: ((1, 50_000),)}, "full", ["full"]),
+        ({}, "int8", ["int8"]),
+    ],
+)
+def test_every_precision_that_a_long_enough_call_may_have_is_compiled(watched, devices, monkeypatch, known, widget, expected):
+    monkeypatch.setattr(lengths, "INT8_FROM", known)
+    Patch(Options(precision=widget)).compile_early(patcher())
+    assert [call.settings.precision for call in watched.asked] == expected
 
 
 @pytest.mark.parametrize(
