@@ -4,9 +4,11 @@ Where a call draws its clusters and which blocks it keeps may hang on the last b
 checked for what they have to keep to. Everything behind them is computed anew.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
+from rounded import Rounded, Turned, by_row, logits_off, middle_of
 from svg_ear.kernels import reference
 from svg_ear.kernels.blocks import ANCHOR_EVERY
 from svg_ear.kernels.counts import largest_key_cluster
@@ -39,12 +41,13 @@ class Arithmetic:
         """Rounding of a sum."""
         return UNIT[compute_dtype(self.dtype)]
 
-    def logits(self, magnitudes, dim):
+    def logits(self, magnitudes, dim, off=0):
         """How far off a weight may be, as a factor less 1, from the sums of absolute products behind its logits.
 
-        A weight takes up to three logits (of the row, and two of the mean query), a share of attention two weights.
+        A weight takes up to three logits (of the row, and two of the mean query), which besides are ``off`` together; a share of attention
+        two weights.
         """
-        return torch.expm1((2 * 3 * (dim + 8) * self.work * 2 * magnitudes).clamp(max=50))
+        return torch.expm1((2 * 3 * (dim + 8) * self.work * 2 * magnitudes + 2 * off).clamp(max=50))
 
 
 def check(q, k, v, settings, layouts, scale, arithmetic, result, seen, repeating=(), biases=None):
@@ -65,8 +68,9 @@ def check(q, k, v, settings, layouts, scale, arithmetic, result, seen, repeating
         part = _Part(*tensors, settings, layout, scale, arithmetic, routed, repeating)
         part.check_clusters()
         part.check_routing()
-        part.check_output(output[item, heads].double())
         part.check_surroundings(output[item, heads].double())
+        part = part.in_int8() if settings.precision == "int8" else part
+        part.check_output(output[item, heads].double())
         if settings.compensates:
             part.check_error(result.statistics.estimated_error[item, heads].cpu())
     assert sorted((routed.item, head) for routed in seen for head in routed.heads) == [
@@ -109,6 +113,36 @@ class _Part:
         self.visible_keys = torch.cat((self.keys, self.conditioning.keys), dim=2)
         self.visible_values = torch.cat((self.values, self.conditioning.values), dim=2)
         self.dim, self.count = q.shape[-1], self.visible_keys.shape[2]
+        # How far products of rows, and of mean queries, may be off beside the rounding of their sums.
+        self.rows_off = self.groups_off = 0
+
+    def in_int8(self):
+        """The same heads with what int8 leaves of queries and keys: those are tensors like any others."""
+        kind, part = self.arithmetic, copy(self)
+        key_means, mean_queries = (
+            Turned.of(clusters.centroids.to(kind.dtype).double(), kind.work) for clusters in (self.clusters, self.groups)
+        )
+        keys = Turned.of(self.keys, kind.work)
+        middle, *scales = middle_of(keys, kind.work)
+        video, means = (Rounded.of(rows.minus(middle, kind.work), *scales) for rows in (keys, key_means))
+        extra = by_row(Turned.of(self.conditioning.keys, kind.work).minus(middle, kind.work), kind.work)
+        queries, mean_queries = by_row(Turned.of(self.queries, kind.work), kind.work), by_row(mean_queries, kind.work)
+        seen = Rounded(
+            torch.cat((video.rows, means.rows, extra.rows), 2),
+            torch.cat((video.off, means.off, extra.off), 2),
+            torch.cat((*(table.steps.expand(*table.rows.shape[:3], 1) for table in (video, means)), extra.steps), 2),
+        )
+        # The centroid of an empty cluster may lie anywhere.
+        visible = torch.cat((torch.ones_like(self.keys[..., 0], dtype=torch.bool), self.clusters.sizes > 0), 2)
+        visible = torch.cat((visible, self.conditioning.biases > HIDDEN), 2)[:, :, None]
+        part.rows_off, part.groups_off = (abs(self.scale) * logits_off(rows, seen, visible) for rows in (queries, mean_queries))
+        part.queries, part.keys = queries.rows, video.rows
+        part.groups, part.clusters = (
+            replace(clusters, centroids=rows.rows) for clusters, rows in ((self.groups, mean_queries), (self.clusters, means))
+        )
+        part.conditioning = replace(self.conditioning, keys=extra.rows)
+        part.visible_keys = torch.cat((part.keys, part.conditioning.keys), dim=2)
+        return part
 
     def _rounded(self, clusters):
         kind = self.arithmetic.dtype
@@ -150,8 +184,8 @@ class _Part:
         priority = probe.masses if by_mass else probe.errors / sizes
         kept = torch.where(exact, priority, torch.inf).amin(-1)
         skipped = torch.where(exact | (sizes == 0), -torch.inf, priority).amax(-1)
-        # Divided in float32 there.
-        assert (kept >= skipped * (1 - 1e-6)).all()
+        # Divided in float32 there, where next to nothing becomes nothing.
+        assert (kept >= skipped * (1 - 1e-6) - SMALLEST[compute_dtype(self.arithmetic.dtype)]).all()
         largest = largest_key_cluster(tokens, settings)
         floor = max(settings.min_share * tokens, 0 if settings.compensates else 1)
         assert (spent >= min(floor, tokens) - 1e-6 * tokens).all()
@@ -171,10 +205,10 @@ class _Part:
         routing = Routing(self.routed.routing.exact, self.routed.routing.shares)
         return reference.attend(self.queries, self.groups, sorted_keys, conditioning, summaries, routing, self.settings, self.scale)
 
-    def bound(self, expected, absolute, queries):
-        """Of the difference from ``expected``; ``absolute`` is the same attention to absolute values."""
+    def bound(self, expected, absolute, queries, off=0):
+        """Of the difference from ``expected``; ``absolute`` is the same attention to absolute values, ``off`` as in :class:`Arithmetic`."""
         kind = self.arithmetic
-        factor = kind.logits(self._magnitudes(queries), self.dim) + (self.count + 8) * kind.work
+        factor = kind.logits(self._magnitudes(queries), self.dim, off) + (self.count + 8) * kind.work
         # Narrow weights, of tokens within a centroid and of all rows, and narrow values of centroids.
         factor = factor + (4 * UNIT[kind.dtype] if kind.narrow else 0)
         # What is too small for the dtype: a weight (relative to the largest, whose sum is at least one) or an output.
@@ -185,12 +219,17 @@ class _Part:
     def check_output(self, output):
         """The video's rows; of repeating heads those of the anchors."""
         expected = self.expected()
-        magnitudes = torch.take_along_dim(self.groups.centroids.abs(), self.groups.labels[..., None], dim=2)
-        bound = self.bound(expected, self.expected(torch.abs), torch.maximum(self.queries.abs(), magnitudes))
+        magnitudes = self._of_rows(self.groups.centroids.abs())
+        off = self.rows_off + 2 * self._of_rows(self.groups_off)
+        bound = self.bound(expected, self.expected(torch.abs), torch.maximum(self.queries.abs(), magnitudes), off)
         computed = torch.take_along_dim(self.routed.query_groups.sizes, self.groups.labels, dim=2) > 0
         repeating = torch.tensor([head in self.repeating for head in self.routed.heads])[:, None]
         assert torch.equal(computed, (self.groups.labels % ANCHOR_EVERY == 0) | ~repeating)
         within(output[:, :, self.routed_rows], expected, bound, computed[..., None])
+
+    def _of_rows(self, table):
+        """A ``table`` of groups ``[1, H, G, n]`` by rows."""
+        return torch.take_along_dim(table, self.groups.labels[..., None], dim=2) if isinstance(table, torch.Tensor) else table
 
     def check_surroundings(self, output):
         """Rows outside the video are dense."""
@@ -213,7 +252,7 @@ class _Part:
         weighted = self.settings.weights_centroids
         probe = reference.probe_tokens(groups, sorted_keys, self.conditioning, summaries, weighted, self.scale)
         terms, reach = self._magnitudes_of_errors(summaries, sorted_keys, probe)
-        factor = kind.logits(self._magnitudes(groups), self.dim) + (self.count + self.dim + 16) * kind.work
+        factor = kind.logits(self._magnitudes(groups), self.dim, 3 * self.groups_off) + (self.count + self.dim + 16) * kind.work
         skipped = ~self.routed.routing.exact
         tiny = SMALLEST[compute_dtype(kind.dtype)] * (2 + summaries.value_norms.sum(-1))[:, :, None]
 
@@ -222,7 +261,7 @@ class _Part:
 
         errors, off = total((probe.errors * skipped).sum(-1)), total((terms * skipped * 4 * factor).sum(-1) + self.count * tiny)
         norms, norms_off = total(probe.output_norms), total(2 * (2 * factor.squeeze(-1) + factor.squeeze(-1) ** 2) * reach**2 + tiny)
-        low = ((errors - off).clamp(min=0) / (norms + norms_off)).sqrt()
+        low = ((errors - off).clamp(min=0) / (norms + norms_off).clamp(min=1e-300)).sqrt()
         high = ((errors + off) / (norms - norms_off).clamp(min=1e-300)).sqrt()
         assert (found.double() >= low.clamp(max=LARGEST_ERROR) * (1 - 1e-6)).all(), (found, low, high)
         assert (found.double() <= high * (1 + 1e-6) + 1e-30).all(), (found, low, high)

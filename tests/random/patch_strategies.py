@@ -116,6 +116,7 @@ WIDGETS = {
     "end_percent": (1.0, 1.0, 0.5),
     "min_tokens": (0, 0, 50),
     "memory_limit_mb": (0, 1),
+    "precision": ("auto", "full", "int8"),
     "record_layers": ("auto", "", "0-99"),
     "record_steps": ("auto", "0-99"),
     "record_heads": ("auto", "0-9", ""),

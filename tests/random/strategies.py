@@ -76,6 +76,7 @@ def settings_of(draw, counts):
         key_metric=draw(st.booleans()),
         probe_score=draw(st.sampled_from(("error", "mass"))),
         compensate=draw(st.booleans()),
+        precision=draw(st.sampled_from(("full", "full", "int8"))),
     )
 
 
@@ -155,7 +156,7 @@ def calls(draw, dtypes, dims, most_tokens=200, most_calls=3, most_heads=3, most_
         starts = [draw(gap) for _ in layouts]
         layouts = [replace(layout, queries=range(start, start + routed)) for start, layout in zip(starts, layouts)]
         queries = max(starts) + routed + draw(gap)
-    seed = draw(st.integers(0, 2**31))
+    seed, scale = draw(st.integers(0, 2**31)), draw(st.sampled_from((None, None, 0.0, 0.05, 1.0, -0.1)))
     return Call(
         shape=(batch, heads, length, draw(st.sampled_from(dims))),
         queries=queries,
@@ -168,7 +169,8 @@ def calls(draw, dtypes, dims, most_tokens=200, most_calls=3, most_heads=3, most_
         shares=draw(st.sampled_from((0, 0, 1, 2))),
         settings=settings,
         blocks=draw(blocks_of(heads, tokens, seed)) if settings.method == "calibrated" else None,
-        scale=draw(st.sampled_from((None, None, 0.0, 0.05, 1.0, -0.1))),
+        # Which int8 refuses.
+        scale=abs(scale) if scale and settings.precision == "int8" else scale,
         memory_limit=draw(st.sampled_from((None, 1, 1 << 40))),
     )
 
