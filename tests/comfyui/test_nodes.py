@@ -300,6 +300,18 @@ def test_custom_settings_arrive(client):
     assert relative_error(ours, dense) < relative_error(dropped, dense)
 
 
+def test_a_run_in_int8_is_as_close_to_dense_and_says_so(client):
+    sparse = {"density": 0.3, "warm_up_density": 0.0, "dense_first_steps": 0, "dense_blocks": ""}
+    precisions = {name: run(client, wan(sparse | {"precision": name}, steps=STEPS, report=True)) for name in ("auto", "full", "int8")}
+    dense = run(client, wan(None, steps=STEPS))[0]
+    (automatic, _), (full, said), (int8, told) = precisions.values()
+    # Nothing runs in int8 by itself on a CPU.
+    assert np.array_equal(automatic, full) and not np.array_equal(full, int8)
+    assert relative_error(int8, dense) < 1.1 * relative_error(full, dense)
+    assert f"queries and keys in int8 in {sparse_calls(told)} attention calls" in told and "precision int8" in told
+    assert "in int8" not in said and "precision full" in said
+
+
 def test_strict_mode_passes_what_is_by_design(client):
     _, text = run(client, wan({"density": 0.1, "warm_up_density": 0.0, "strict": True}, steps=STEPS, report=True))
     assert sparse_calls(text) == 1
