@@ -98,7 +98,12 @@ def bars(rows: Sequence[Row], min_tokens: int, densities: Collection[float]) -> 
             False,
         ),
         Bar(f"{where}: extra memory over q, k and v", number(call, "extra_over_inputs"), EXTRA_OVER_INPUTS, False),
-        Bar(f"{where}: extra memory in int8 over that in full", _ratio(number(int8, "extra_mib"), number(call, "extra_mib")), 1.0, False),
+        Bar(
+            f"{where}: extra memory in int8 over that in full",
+            _ratio(number(int8, "extra_mib"), number(call, "extra_mib")),
+            1.0,
+            False,
+        ),
     ]
     checked = [row["host_synchronisation"] for row in rows if row["method"] == OURS and row.get("host_synchronisation")]
     found.append(Bar("calls that make the host wait", sum(text != "none" for text in checked) if checked else None, 0, False))
