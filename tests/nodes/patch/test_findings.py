@@ -249,7 +249,7 @@ def test_without_a_check_the_number_is_a_cautious_one(gpu, folder, capability, t
 
 def test_automatic_precision_takes_int8_from_a_length_on_where_one_is_known(gpu, monkeypatch):
     automatic = Lengths(Options())
-    # What nobody measured.
+    monkeypatch.setattr("svg_ear.nodes.patch.lengths.INT8_FROM", {})
     assert automatic.precision(GPU, 40, 10**9) == "full"
     monkeypatch.setattr("svg_ear.nodes.patch.lengths.INT8_FROM", {90: ((1, 5000),)})
     for heads in (1, 12, 40):
