@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Threads that compile at once. Most of the time they are in the compiler, which lets Python go on.
 MOST_THREADS = 16
+# The kernels that take longest to compile, the slowest first: measured for sm_90 on one core, 2.6 to 0.7 s, and all others 0.6 at most.
+SLOWEST = ("_place", "_attend_int8", "_quantize", "_attend", "_attend_again", "_probe", "_dense", "_denominators")
 # Triton's caches are not made for two threads that compile the same kernel.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -117,8 +119,8 @@ def _queues(launches: Iterable[Launch]) -> list[list[Launch]]:
 
     Of a kernel that is wanted with different constants the others come last: at the first Triton also prepares what all of them share.
     """
-    queues = defaultdict(list)
-    for launch in sorted(launches, key=lambda launch: len(launch.kernel.fn.__code__.co_code), reverse=True):
+    places, queues = {name: place for place, name in enumerate(SLOWEST)}, defaultdict(list)
+    for launch in sorted(launches, key=lambda launch: places.get(launch.kernel.fn.__name__, len(places))):
         queues[launch.kernel, launch.options].append(launch)
     first, others = {}, []
     for queue in queues.values():
