@@ -10,7 +10,7 @@ from torch import Tensor
 from ..behind import ROWS_BEHIND, room_for_sorted
 from ..numerics import LARGEST_INT8, ceil_div
 from ..strides import readable
-from ..tuning import launched
+from ..tuning import architecture, launched
 from ..types import Clusters, Quantized, SortedKeys
 from .int8 import START, ZERO
 from .launches import Kernel
@@ -23,6 +23,8 @@ PARTS = 32
 RANGES = launched(ROWS=64, STAGES=3, num_warps=8)
 # Rows of a step, and steps of a program.
 QUANTIZE = launched(ROWS=64, STEPS=4, num_warps=4, num_stages=2)
+# Four warps would spill registers on sm_120.
+QUANTIZE_SM120 = launched(ROWS=64, STEPS=4, num_warps=8, num_stages=2)
 # Products of float32 take twice the shared memory.
 RANGES_FLOAT32 = launched(ROWS=32, STAGES=1, num_warps=8)
 QUANTIZE_FLOAT32 = launched(ROWS=32, STEPS=8, num_warps=8, num_stages=1)
@@ -162,6 +164,13 @@ def _quantize(
             _store_rows(q_8, query_scales, i_h * all_queries, all_queries, b_8, b_scale, i_row, D, ROWS)
 
 
+def tiles_of(number: int, float32: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """Launch options of ``_ranges`` and of ``_quantize`` on the architecture of that number in the tables of tiles."""
+    if float32:
+        return RANGES_FLOAT32, QUANTIZE_FLOAT32
+    return RANGES, QUANTIZE_SM120 if number // 10 == 12 else QUANTIZE
+
+
 def quantize(queries: Tensor, keys: Tensor, values: Tensor, clusters: Clusters, extra: Tensor, groups: Clusters) -> SortedKeys:
     """Keys in int8 and values into cluster order, of one batch item ``[1, H, N, D]``; D a power of two from 32 to 256.
 
@@ -180,7 +189,7 @@ def quantize(queries: Tensor, keys: Tensor, values: Tensor, clusters: Clusters, 
     def floats(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=keys.device)
 
-    for_ranges, tiles = (RANGES_FLOAT32, QUANTIZE_FLOAT32) if keys.dtype == torch.float32 else (RANGES, QUANTIZE)
+    for_ranges, tiles = tiles_of(architecture(keys.device), keys.dtype == torch.float32)
     ranges = floats(heads, PARTS, 2, dim)
     _ranges[(PARTS, heads)](keys, keys.stride(1), keys.stride(2), ranges, length, D=dim, PARTS=PARTS, **for_ranges)
     sorted_keys, sorted_values = room_for_sorted(keys, torch.int8), room_for_sorted(values, values.dtype)

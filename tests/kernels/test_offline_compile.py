@@ -238,9 +238,9 @@ def probe_kernels(kind, dim, tiles, int8, biased=False):
     ]  # fmt: skip
 
 
-def int8_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
+def int8_kernels(kind, dim, attend_shapes, probe_tiles, capability, biased=False):
     """The kernels that take the places of others where keys are int8; ``_attend_int8`` in every shape."""
-    narrow = kind == "*fp32"
+    for_ranges, for_quantize = quantize.tiles_of(capability, kind == "*fp32")
     biases, without_biases = biases_of(biased)
     attending = (
         dict.fromkeys(("q", "k", "extra_k", "key_means"), "*i8") | {"v": kind, "values": kind} | rows("extra_v", kind)
@@ -249,13 +249,14 @@ def int8_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
         | ints("own_row", "tail_row", "queries", "keys", "clusters", "groups", "extra", "capacity", "all_groups") | biases
     )  # fmt: skip
     common = {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | without_biases
-    # float16 is relative to the largest logits.
+    # float16 is relative to the largest logits from the start, and computes nothing again.
     refers = {"REFER": False, "references": None} if kind == "*fp16" else {"REFER": True}
+    again = [(attend_int8, "_attend_again", attending, common | attend_int8.AGAIN | tiled(tuning.AGAIN))] if kind != "*fp16" else []
     return [
         (
             quantize, "_ranges",
             rows("k", kind) | {"ranges": "*fp32", "tokens": "i32"},
-            {"D": dim, "PARTS": quantize.PARTS} | (quantize.RANGES_FLOAT32 if narrow else quantize.RANGES),
+            {"D": dim, "PARTS": quantize.PARTS} | for_ranges,
         ),
         (
             quantize, "_quantize",
@@ -264,14 +265,14 @@ def int8_kernels(kind, dim, attend_shapes, probe_tiles, biased=False):
             | dict.fromkeys(("sorted_k", "means_8", "extra_8", "mean_queries_8", "q_8"), "*i8")
             | dict.fromkeys(("ranges", "key_scales", "extra_scales", "mean_query_scales", "query_scales"), "*fp32") | {"order": "*i32"}
             | ints("all_queries", "keys", "clusters", "groups", "extra", "first_group", "first_extra", "first_token"),
-            {"D": dim, "PARTS": quantize.PARTS} | (quantize.QUANTIZE_FLOAT32 if narrow else quantize.QUANTIZE),
+            {"D": dim, "PARTS": quantize.PARTS} | for_quantize,
         ),
         *probe_kernels(kind, dim, probe_tiles, True, biased),
         *(
             (attend_int8, "_attend_int8", attending, common | refers | {"WAIT": attend_int8.waits(tiles)} | tiled_attend(tiles))
             for tiles in attend_shapes
         ),
-        (attend_int8, "_attend_again", attending, common | attend_int8.AGAIN | tiled(tuning.AGAIN)),
+        *again,
     ]  # fmt: skip
 
 
@@ -298,7 +299,7 @@ def test_int8_kernels_spill_nothing(kind, dim):
     for capability in (*ALL_CAPABILITIES, 86) if kind == "*bf16" else CAPABILITIES:
         full = (tuning.FLOAT32,), tuning.FLOAT32
         shapes = full if kind == "*fp32" else (tuning.ATTEND_INT8[capability], tuning.PROBE_INT8[capability])
-        cases += [Case(module.__name__, *kernel, capability) for module, *kernel in int8_kernels(kind, dim, *shapes)]
+        cases += [Case(module.__name__, *kernel, capability) for module, *kernel in int8_kernels(kind, dim, *shapes, capability)]
     for case, usage in zip(cases, compile_offline(cases)):
         print(case.kernel, case.capability, usage)
         # All registers that four warps can have, and a few bytes that are needed before and behind the loops only.
