@@ -16,6 +16,17 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def weighed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What values of ``dtype`` become where queries and keys are int8.
+
+    The kernel's weights are then relative to what is expected of them, and float16 holds none that is far from that. On a CPU, whose
+    interpreter of kernels computes no bfloat16, float32 takes its place.
+    """
+    if dtype != torch.float16:
+        return dtype
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
 def inverse_or_zero(values: Tensor) -> Tensor:
     """``1 / values``, zero where ``values`` are next to nothing, so that products with the result do not overflow."""
     return torch.where(values > torch.finfo(values.dtype).tiny ** 0.5, 1 / values, 0)

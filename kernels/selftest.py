@@ -15,9 +15,9 @@ from .arguments import stages_for
 from .blocks import block_count
 from .device import on_device
 from .hollow import HollowCall
-from .numerics import rounding
+from .numerics import rounding, weighed_in
 from .pipeline import sparse_attention
-from .settings import CALIBRATED, BlockRouting, SequenceLayout, Settings
+from .settings import CALIBRATED, INT8, BlockRouting, SequenceLayout, Settings
 from .state import ClusterState, KeptClusters
 from .types import Clusters, ExactRows, Part, Routing, Summaries
 
@@ -104,7 +104,7 @@ class SelfTest:
         with on_device(self.device), _own_stream(self.device):
             inputs, state = self._inputs()
             stages = _Checked(
-                *(stages_for(inputs[0], name) for name in ("triton", "torch")), self._exact_in_products, self.dtype, self.device
+                *(stages_for(inputs[0], name) for name in ("triton", "torch")), self._exact_in_products, self._products_dtype, self.device
             )
             owners = [0] * self._size.items
             try:
@@ -167,9 +167,13 @@ class SelfTest:
 
     def _exact_in_products(self, tensor: Tensor) -> Tensor:
         """``tensor`` rounded to what products take as it is, in the dtype that it has: tf32 has the bits of float16."""
-        if self.dtype == torch.float32:
+        if self._products_dtype == torch.float32:
             return tensor.half().to(tensor.dtype) if self.device.type == "cuda" else tensor
-        return tensor.to(self.dtype).to(tensor.dtype)
+        return tensor.to(self._products_dtype).to(tensor.dtype)
+
+    @property
+    def _products_dtype(self) -> torch.dtype:
+        return weighed_in(self.dtype, self.device) if self.settings.precision == INT8 else self.dtype
 
 
 def _own_stream(device: torch.device) -> AbstractContextManager:

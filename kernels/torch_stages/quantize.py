@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..behind import followed_by_zeros
-from ..numerics import LARGEST_INT8, compute_dtype, inverse_or_zero
+from ..numerics import LARGEST_INT8, compute_dtype, inverse_or_zero, weighed_in
 from ..types import Clusters, Conditioning, Quantized, SortedKeys, Summaries
 from .chunks import row_slices
 from .cluster import gather_rows
@@ -21,6 +21,8 @@ from .cluster import gather_rows
 
 def quantize(queries: Tensor, keys: Tensor, values: Tensor, clusters: Clusters, extra: Tensor, groups: Clusters) -> SortedKeys:
     """Keys in int8 and values into cluster order, and in int8 whatever else products of queries and keys are made of.
+
+    Values of float16 become bfloat16 on a GPU, see :func:`~..numerics.weighed_in`.
 
     Args:
         queries, keys, values: ``[B, H, N, D]``, any strides; queries may be fewer or more.
@@ -44,7 +46,8 @@ def quantize(queries: Tensor, keys: Tensor, values: Tensor, clusters: Clusters, 
         *quantized_rows(rotated(groups.rounded_to(keys.dtype), dtype)),
         *(queries_8, query_scales),
     )
-    return SortedKeys(followed_by_zeros(sorted_keys), followed_by_zeros(gather_rows(values, clusters.order)), clusters, products)
+    sorted_values = gather_rows(values, clusters.order).to(weighed_in(values.dtype, values.device))
+    return SortedKeys(followed_by_zeros(sorted_keys), followed_by_zeros(sorted_values), clusters, products)
 
 
 def rotated(rows: Tensor, dtype: torch.dtype) -> Tensor:

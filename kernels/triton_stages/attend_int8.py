@@ -7,7 +7,6 @@ the largest logit of each row, which takes the products twice.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -109,7 +108,7 @@ def _attention(
         m_t = i_t + o_key < extra  # [K]
         i_row = tl.where(m_t, i_t + o_key, 0)  # [K]
         b_k = tl.load(p_extra_k + i_row[:, None] * D + o_d)  # [K, D]
-        b_v = tl.load(p_extra_v + i_row.to(tl.int64)[:, None] * extra_v_row + o_d)  # [K, D]
+        b_v = tl.load(p_extra_v + i_row.to(tl.int64)[:, None] * extra_v_row + o_d).to(p_v.dtype.element_ty)  # [K, D]
         b_x = multiply(b_q, b_k, b_start) - ZERO  # [R, K]
         b_x = b_x * tl.load(p_extra_scale + i_row)[None, :] * b_scale[:, None] - b_peak[:, None]  # [R, K]
         if p_biases is not None:
@@ -285,7 +284,7 @@ def attend_int8(
 ) -> None:
     """Attention of the queries that ``sorted_keys`` have in int8: see ``attend`` for the arguments.
 
-    Products of weights and values in the dtype of these (tf32 for float32), sums and exponentials in float32.
+    Products of weights and values in the dtype of the sorted values (tf32 for float32), sums and exponentials in float32.
     """
     products, dim = sorted_keys.quantized, output.shape[3]
     _, heads, count, _ = output.shape
@@ -294,10 +293,9 @@ def attend_int8(
     if settings.weights_centroids:
         values, weights = probe.centroids.values, probe.centroids.log_weights
     else:
-        values, weights = summaries.value_means.to(output.dtype), summaries.log_sizes
+        values, weights = summaries.value_means.to(sorted_keys.values.dtype), summaries.log_sizes
     tail = tail_weights(routing.exact, weights, max(tiles.keys for tiles in shapes)) if settings.compensates else None
-    # float16 holds no weight far from the largest.
-    references = None if output.dtype == torch.float16 else probe.log_denominators
+    references = probe.log_denominators
     cuts = (cut(groups, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(groups, *(tiles.rows for tiles in shapes))
     arguments = (
         products.queries, products.query_scales, sorted_keys.keys, products.key_scales, sorted_keys.values,

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..behind import ROWS_BEHIND, room_for_sorted
-from ..numerics import LARGEST_INT8, ceil_div
+from ..numerics import LARGEST_INT8, ceil_div, weighed_in
 from ..strides import readable
 from ..tuning import architecture, launched
 from ..types import Clusters, Quantized, SortedKeys
@@ -157,7 +157,8 @@ def _quantize(
             m_out = i_row + o_r < rows_of(i_h, keys)  # [R, 1]
             i_token = tl.load(order + i_h * keys + i_row + o_r, m_row, other=0).to(tl.int64)  # [R, 1]
             p_out = (i_h * keys + i_row + o_r) * D + o_d  # [R, D]
-            tl.store(sorted_v + p_out, tl.load(v + i_h * v_head + i_token * v_row + o_d, m_row, other=0), m_out)
+            b_v = tl.load(v + i_h * v_head + i_token * v_row + o_d, m_row, other=0)  # [R, D]
+            tl.store(sorted_v + p_out, b_v.to(sorted_v.dtype.element_ty), m_out)
             b_k = rotate(tl.load(k + i_h * k_head + i_token * k_row + o_d), b_h)  # [R, D]
             tl.store(sorted_k + p_out, to_int8((b_k - b_middle) * inverse_or_zero(scale)), m_out)
             b_8, b_scale = quantize_rows(_rotated_rows(q + i_h * q_head, q_row, i_row + o_r, all_queries, b_h, D), D)
@@ -192,7 +193,7 @@ def quantize(queries: Tensor, keys: Tensor, values: Tensor, clusters: Clusters, 
     for_ranges, tiles = tiles_of(architecture(keys.device), keys.dtype == torch.float32)
     ranges = floats(heads, PARTS, 2, dim)
     _ranges[(PARTS, heads)](keys, keys.stride(1), keys.stride(2), ranges, length, D=dim, PARTS=PARTS, **for_ranges)
-    sorted_keys, sorted_values = room_for_sorted(keys, torch.int8), room_for_sorted(values, values.dtype)
+    sorted_keys, sorted_values = room_for_sorted(keys, torch.int8), room_for_sorted(values, weighed_in(values.dtype, values.device))
     products = Quantized(
         integers(count), floats(1, heads),
         integers(extra_count), floats(1, heads, extra_count),

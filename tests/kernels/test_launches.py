@@ -23,7 +23,7 @@ from triton.runtime.jit import KernelInterface
 STAGES = "svg_ear.kernels.triton_stages"
 # As many chunks of heads as the largest models need.
 CHUNKS = 4
-MOST = 78
+MOST = 80
 
 
 class Launches(TorchDispatchMode):

@@ -213,12 +213,13 @@ def probe_kernels(kind, dim, tiles, int8, biased=False):
         return (dict.fromkeys(names, "*fp32"), {}) if int8 else ({}, dict.fromkeys(names))
 
     keys = "*i8" if int8 else kind
+    weighed = "*bf16" if int8 and kind == "*fp16" else kind
     known = dict.fromkeys(("centroids", "key_means"), "*i8" if int8 else "*fp32") | {"value_means": "*fp32", "sizes": "*i32"}
     (two, no_two), (three, no_three) = scales("query_scales", "key_scales"), scales("query_scales", "key_scales", "extra_scales")
     return [
         (
             probe, "_probe",
-            known | two | {"k": keys, "v": kind, "own_values": kind} | dict.fromkeys(("norms", "dots", "seen"), "*fp32")
+            known | two | {"k": keys, "v": weighed, "own_values": weighed} | dict.fromkeys(("norms", "dots", "seen"), "*fp32")
             | dict.fromkeys(("tiles", "tile_bounds"), "*i32") | {"scale": "fp32"}
             | ints("groups", "clusters", "keys", "tile_count", "clusters_at_once"),
             {"D": dim, "OWN": True, "INT8": int8} | no_two | tiled(tiles),
@@ -241,17 +242,15 @@ def probe_kernels(kind, dim, tiles, int8, biased=False):
 def int8_kernels(kind, dim, attend_shapes, probe_tiles, capability, biased=False):
     """The kernels that take the places of others where keys are int8; ``_attend_int8`` in every shape."""
     for_ranges, for_quantize = quantize.tiles_of(capability, kind == "*fp32")
+    weighed = "*bf16" if kind == "*fp16" else kind
     biases, without_biases = biases_of(biased)
     attending = (
-        dict.fromkeys(("q", "k", "extra_k", "key_means"), "*i8") | {"v": kind, "values": kind} | rows("extra_v", kind)
+        dict.fromkeys(("q", "k", "extra_k", "key_means"), "*i8") | {"v": weighed, "values": weighed} | rows("extra_v", kind)
         | dict.fromkeys(("references", "tail", "query_scales", "key_scales", "extra_scales"), "*fp32") | rows("out", kind)
         | dict.fromkeys(("entries", "counts", "order", "tiles", "offsets"), "*i32") | {"scale": "fp32"}
         | ints("own_row", "tail_row", "queries", "keys", "clusters", "groups", "extra", "capacity", "all_groups") | biases
     )  # fmt: skip
     common = {"D": dim, "GRANULE": route.GRANULE, "COMPENSATE": True} | without_biases
-    # float16 is relative to the largest logits from the start, and computes nothing again.
-    refers = {"REFER": False, "references": None} if kind == "*fp16" else {"REFER": True}
-    again = [(attend_int8, "_attend_again", attending, common | attend_int8.AGAIN | tiled(tuning.AGAIN))] if kind != "*fp16" else []
     return [
         (
             quantize, "_ranges",
@@ -261,7 +260,7 @@ def int8_kernels(kind, dim, attend_shapes, probe_tiles, capability, biased=False
         (
             quantize, "_quantize",
             rows("q", kind) | rows("k", kind) | rows("v", kind) | rows("extra_k", kind)
-            | dict.fromkeys(("key_means", "mean_queries", "sorted_v"), kind)
+            | dict.fromkeys(("key_means", "mean_queries"), kind) | {"sorted_v": weighed}
             | dict.fromkeys(("sorted_k", "means_8", "extra_8", "mean_queries_8", "q_8"), "*i8")
             | dict.fromkeys(("ranges", "key_scales", "extra_scales", "mean_query_scales", "query_scales"), "*fp32") | {"order": "*i32"}
             | ints("all_queries", "keys", "clusters", "groups", "extra", "first_group", "first_extra", "first_token"),
@@ -269,10 +268,10 @@ def int8_kernels(kind, dim, attend_shapes, probe_tiles, capability, biased=False
         ),
         *probe_kernels(kind, dim, probe_tiles, True, biased),
         *(
-            (attend_int8, "_attend_int8", attending, common | refers | {"WAIT": attend_int8.waits(tiles)} | tiled_attend(tiles))
+            (attend_int8, "_attend_int8", attending, common | {"REFER": True, "WAIT": attend_int8.waits(tiles)} | tiled_attend(tiles))
             for tiles in attend_shapes
         ),
-        *again,
+        (attend_int8, "_attend_again", attending, common | attend_int8.AGAIN | tiled(tuning.AGAIN)),
     ]  # fmt: skip
 
 
