@@ -5,7 +5,10 @@ python -m benchmarks.distributed --gpus 2 --engine xfuser
 python -m benchmarks.distributed --tiny              two processes on a CPU, to try it
 
 First it checks that several GPUs give what one gives, to rounding: otherwise nothing is timed, and the status is 1. Calls are warm: they
-start from the clusters of the step before. The methods take turns; a time is that of the slowest rank.
+start from the clusters of the step before. The methods take turns; a time is that of the slowest rank. ``ms`` is the time of a call of
+several in a row, as a model makes them, ``idle_ms`` that of one on idle GPUs, which also waits for the host's first kernels, and
+``host_ms`` the host's part of that: until all is enqueued. "heads of one GPU" is a rank's share of the call without any all-to-all. Last
+come the stages of a call of all heads and of a rank's: what is not divided by the ranks costs the same for few heads as for many.
 """
 
 from __future__ import annotations
@@ -27,12 +30,17 @@ from .speed.inputs import SHAPES, Shape, make_inputs
 from .ulysses import ENGINES, part
 
 pack.load()
-from svg_ear.kernels import ClusterState, Settings  # noqa: E402
+from svg_ear.kernels import ClusterState, Settings, StageTimer, sparse_attention  # noqa: E402
 from svg_ear.nodes.distributed.gathered import Gathered  # noqa: E402
 from svg_ear.nodes.distributed.xfuser import SparseCall  # noqa: E402
 
 TINY = Shape("tiny", 4, (3, 3, 7))
 DENSITY = 0.1
+CALLS_IN_A_ROW = 5
+# Before stages are timed: the first two calls of a state are unlike those after them, and the next one is recorded.
+WARM_UP = 4
+ALONE, OWN_HEADS = ", 1 GPU", "sparse, heads of one GPU"
+COLUMNS = ("ms", "idle_ms", "host_ms")
 # Relative error (root mean square) that bfloat16 allows between two roundings of the same result, and float32.
 ROUNDING = {torch.bfloat16: 5e-3, torch.float32: 1e-5}
 
@@ -104,7 +112,9 @@ class Bench:
         for tensor in (tensor for step in self._steps for tensor in step):
             distributed.broadcast(tensor, 0)
         self._parts = [[part(tensor, rank, ranks) for tensor in step] for step in self._steps]
-        self._alone, self._shared = self._call(1), self._call(ranks)
+        # This rank's heads of the first step, as the all-to-alls give them.
+        self._own = [tensor.chunk(ranks, dim=2)[rank].contiguous() for tensor in self._steps[0]]
+        self._alone, self._shared, self._few = self._call(1), self._call(ranks), self._call(1)
 
     def _call(self, ranks: int) -> SparseCall:
         shape = self._shape
@@ -119,12 +129,13 @@ class Bench:
             return 1
         self._say(f"{self._ranks} GPUs give what one gives: relative error {worst:.1e}")
         methods = self._methods()
-        times = {name: [] for name in methods}
+        samples = {name: [] for name in methods}
         for _ in range(self._options.rounds):
             for name, (run, everywhere) in methods.items():
-                times[name].append(self._time(run, everywhere))
+                samples[name].append(self._time(run, everywhere))
+        self._say_stages()
         if self._rank == 0:
-            self._write({name: median(samples) for name, samples in times.items()}, worst)
+            self._write({name: [median(column) for column in zip(*rounds)] for name, rounds in samples.items()}, worst)
         return 0
 
     def _check(self) -> float:
@@ -132,59 +143,98 @@ class Bench:
         worst = torch.zeros(1, device=self._device)
         for step, parts in zip(self._steps, self._parts):
             here = self._engine.call(*parts, self._shared)
-            whole = part(self._one_gpu(step, True), self._rank, self._ranks)
+            whole = part(self._here(self._alone.attend, step), self._rank, self._ranks)
             error = (here - whole).float().norm() / whole.float().norm()
             worst = torch.maximum(worst, error.reshape(1))
         distributed.all_reduce(worst, distributed.ReduceOp.MAX)
         return worst.item()
 
-    def _one_gpu(self, step: Sequence[Tensor], sparse: bool) -> Tensor:
-        heads_first = (tensor.transpose(1, 2) for tensor in step)
-        return (self._alone.attend if sparse else ulysses.dense)(*heads_first).transpose(1, 2)
+    @staticmethod
+    def _here(attention: Callable[..., Tensor], tensors: Sequence[Tensor]) -> Tensor:
+        """Attention without other ranks."""
+        return attention(*(tensor.transpose(1, 2) for tensor in tensors)).transpose(1, 2)
 
     def _methods(self) -> dict[str, tuple[Callable[[], object], bool]]:
         """What is timed, and whether all ranks take part."""
         step, parts, engine = self._steps[0], self._parts[0], self._engine
         methods: dict[str, tuple[Callable[[], object], bool]] = {
-            "dense, 1 GPU": (lambda: self._one_gpu(step, False), False),
-            "sparse, 1 GPU": (lambda: self._one_gpu(step, True), False),
+            f"dense{ALONE}": (lambda: self._here(ulysses.dense, step), False),
+            f"sparse{ALONE}": (lambda: self._here(self._alone.attend, step), False),
             "dense": (lambda: engine.call(*parts), True),
             "sparse": (lambda: engine.call(*parts, self._shared), True),
+            OWN_HEADS: (lambda: self._here(self._few.attend, self._own), True),
         }
         if hasattr(engine, "gather"):
-            methods["all-to-alls"] = (lambda: engine.scatter([engine.gather(tensor) for tensor in parts][0]), True)
+            methods["all-to-alls"] = (lambda: engine.scatter(engine.gather(*parts)[0]), True)
         return methods
 
-    def _time(self, run: Callable[[], object], everywhere: bool) -> float:
-        """Milliseconds of the slowest rank, of rank 0 where the others wait."""
-        milliseconds = torch.zeros(1, device=self._device)
+    def _time(self, run: Callable[[], object], everywhere: bool) -> list[float]:
+        """Milliseconds of ``COLUMNS``, of the slowest rank, or of rank 0 where the others wait."""
+        milliseconds = torch.zeros(len(COLUMNS), device=self._device)
+        takes_part = everywhere or self._rank == 0
         self._wait()
-        if everywhere or self._rank == 0:
+        if takes_part:
             began = time.perf_counter()
             run()
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-            milliseconds += 1000 * (time.perf_counter() - began)
+            enqueued = time.perf_counter()
+            self._finish()
+            idle, host = time.perf_counter() - began, enqueued - began
+        self._wait()
+        if takes_part:
+            began = time.perf_counter()
+            for _ in range(CALLS_IN_A_ROW):
+                run()
+            self._finish()
+            in_a_row = (time.perf_counter() - began) / CALLS_IN_A_ROW
+            milliseconds += 1000 * torch.tensor([in_a_row, idle, host], device=self._device)
         distributed.all_reduce(milliseconds, distributed.ReduceOp.MAX)
-        return milliseconds.item()
+        return milliseconds.tolist()
 
-    def _wait(self) -> None:
+    def _say_stages(self) -> None:
+        """The milliseconds of every stage for all heads, for a rank's, and for these in the working memory of all."""
+        memory = 3 * sum(tensor.nbytes for tensor in self._steps[0]) // 4
+        for name, tensors, limit in (
+            ("all heads", self._steps[0], None),
+            ("a rank's", self._own, None),
+            ("same memory", self._own, memory),
+        ):
+            state, timer = ClusterState(), StageTimer()
+            for number in range(WARM_UP + self._options.rounds):
+                sparse_attention(
+                    *(tensor.transpose(1, 2) for tensor in tensors),
+                    self._few.settings,
+                    layouts=self._shape.layout,
+                    state=state,
+                    memory_limit=limit,
+                    timer=timer if number >= WARM_UP else None,
+                )
+            seconds = timer.seconds()
+            stages = "  ".join(f"{stage} {1000 * value / self._options.rounds:.3f}" for stage, value in seconds.items())
+            self._say(f"{name:12} {1000 * sum(seconds.values()) / self._options.rounds:9.3f} ms: {stages}")
+
+    def _finish(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        distributed.barrier()
 
-    def _write(self, times: dict[str, float], error: float) -> None:
+    def _wait(self) -> None:
+        self._finish()
+        distributed.barrier()
+        self._finish()
+
+    def _write(self, times: dict[str, list[float]], error: float) -> None:
         options, shape = self._options, self._shape
         common = {"shape": shape.name, "tokens": shape.length, "heads": shape.heads, "engine": self._engine.name}
         origin = results.provenance(self._device, options.commit)
         rows = []
         for name, milliseconds in times.items():
-            method, alone, _ = name.partition(", 1 GPU")
-            row = {"method": method, "gpus": 1 if alone else self._ranks, "density": options.density if method == "sparse" else ""}
-            one = times.get(f"{method}, 1 GPU")
-            row |= {"ms": f"{milliseconds:.3f}", "times_one_gpu": f"{one / milliseconds:.2f}" if one else ""}
+            method, alone, _ = name.partition(ALONE)
+            row = {"method": method, "gpus": 1 if alone else self._ranks, "density": options.density if "sparse" in method else ""}
+            one = times.get(f"{method}{ALONE}")
+            row |= {column: f"{value:.3f}" for column, value in zip(COLUMNS, milliseconds)}
+            row |= {"times_one_gpu": f"{one[0] / milliseconds[0]:.2f}" if one else ""}
             rows.append(row | {"relative_error": f"{error:.1e}"} | common | origin)
-            self._say(f"{method:12} {row['gpus']} GPUs {milliseconds:9.3f} ms  {row['times_one_gpu'] or '-':>5} times as fast as one GPU")
+            figures = "  ".join(f"{column} {row[column]:>8}" for column in COLUMNS)
+            self._say(f"{method:24} {row['gpus']} GPUs  {figures}  {row['times_one_gpu'] or '-':>5} times as fast as one GPU")
         path = options.results / results.file_name(f"distributed_{self._ranks}x_{options.engine}", self._device)
         results.write(path, rows)
         self._say(f"written to {path}")

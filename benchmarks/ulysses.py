@@ -40,31 +40,42 @@ def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class AllToAlls:
-    """The all-to-alls alone, as one collective each, over the processes of the default group."""
+    """The all-to-alls alone, as one collective each, over the processes of the default group.
+
+    Those of q, k and v are under way together, and a tensor is copied once on either way. xFuser's ``USP`` (0.7.0) waits for each before
+    it begins the next, or has one for all three (``combine_qkv_a2a``), and copies each tensor before and after it.
+    """
 
     name = "all_to_all_single"
 
     def __init__(self, rank: int, ranks: int):
         self._ranks = ranks
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """``[B, tokens / ranks, H, D]`` to ``[B, tokens, H / ranks, D]``."""
-        batch, tokens, heads, dim = tensor.shape
-        sent = tensor.unflatten(2, (self._ranks, -1)).permute(2, 0, 1, 3, 4).contiguous()
-        received = torch.empty_like(sent)
-        distributed.all_to_all_single(received, sent)
-        return received.transpose(0, 1).reshape(batch, -1, heads // self._ranks, dim)
+    def gather(self, *tensors: Tensor) -> list[Tensor]:
+        """Each ``[B, tokens / ranks, H, D]`` as ``[B, tokens, H / ranks, D]``."""
+        under_way = [self._exchange(tensor.unflatten(2, (self._ranks, -1)).permute(2, 0, 1, 3, 4)) for tensor in tensors]
+        return [received().transpose(0, 1).flatten(1, 2) for received in under_way]
 
     def scatter(self, tensor: Tensor) -> Tensor:
-        """The way back."""
-        sent = tensor.unflatten(1, (self._ranks, -1)).transpose(0, 1).contiguous()
-        received = torch.empty_like(sent)
-        distributed.all_to_all_single(received, sent)
-        return received.permute(1, 2, 0, 3, 4).flatten(2, 3)
+        """The way back of one."""
+        received = self._exchange(tensor.unflatten(1, (self._ranks, -1)).transpose(0, 1))
+        return received().permute(1, 2, 0, 3, 4).flatten(2, 3)
 
     def call(self, q: Tensor, k: Tensor, v: Tensor, sparse: SparseCall | None = None) -> Tensor:
-        gathered = (self.gather(tensor).transpose(1, 2) for tensor in (q, k, v))
+        gathered = (tensor.transpose(1, 2) for tensor in self.gather(q, k, v))
         return self.scatter((sparse.attend if sparse else dense)(*gathered).transpose(1, 2))
+
+    def _exchange(self, parts: Tensor) -> Callable[[], Tensor]:
+        """Begin to send each rank its part of ``[ranks, ...]``; what is returned waits, and gives what all ranks sent."""
+        sent = parts.contiguous()
+        received = torch.empty_like(sent)
+        work = distributed.all_to_all_single(received, sent, async_op=True)
+
+        def wait() -> Tensor:
+            work.wait()
+            return received
+
+        return wait
 
 
 class XFuser:

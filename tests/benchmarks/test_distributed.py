@@ -25,10 +25,15 @@ def test_it_checks_and_writes_what_every_method_takes(tmp_path):
         ("sparse", "1"),
         ("dense", "2"),
         ("sparse", "2"),
+        ("sparse, heads of one GPU", "2"),
         ("all-to-alls", "2"),
     ]
-    assert all(float(row["ms"]) > 0 and row["commit"] == "abc1234" and row["tokens"] == "63" for row in rows)
-    assert [bool(row["times_one_gpu"]) for row in rows] == [True] * 4 + [False]
+    assert all(row["commit"] == "abc1234" and row["tokens"] == "63" for row in rows)
+    assert all(float(row[column]) > 0 for row in rows for column in distributed.COLUMNS)
+    assert all(float(row["host_ms"]) <= float(row["idle_ms"]) for row in rows)
+    assert [bool(row["times_one_gpu"]) for row in rows] == [True] * 4 + [False] * 2
+    stages = [line.partition(" ms: ")[2].split()[::2] for line in ran.stdout.splitlines() if " ms: " in line]
+    assert len(stages) == 3 and all(names[0] == "cluster" and names[-1] == "attend" for names in stages)
 
 
 def test_where_several_do_not_give_what_one_gives_nothing_is_timed(tmp_path):
