@@ -157,16 +157,14 @@ class Bench:
     def _methods(self) -> dict[str, tuple[Callable[[], object], bool]]:
         """What is timed, and whether all ranks take part."""
         step, parts, engine = self._steps[0], self._parts[0], self._engine
-        methods: dict[str, tuple[Callable[[], object], bool]] = {
+        return {
             f"dense{ALONE}": (lambda: self._here(ulysses.dense, step), False),
             f"sparse{ALONE}": (lambda: self._here(self._alone.attend, step), False),
             "dense": (lambda: engine.call(*parts), True),
             "sparse": (lambda: engine.call(*parts, self._shared), True),
             OWN_HEADS: (lambda: self._here(self._few.attend, self._own), True),
+            "all-to-alls": (lambda: engine.scatter(engine.gather(*parts)[0]), True),
         }
-        if hasattr(engine, "gather"):
-            methods["all-to-alls"] = (lambda: engine.scatter(engine.gather(*parts)[0]), True)
-        return methods
 
     def _time(self, run: Callable[[], object], everywhere: bool) -> list[float]:
         """Milliseconds of ``COLUMNS``, of the slowest rank, or of rank 0 where the others wait."""

@@ -90,6 +90,14 @@ class XFuser:
         self._backend = AttentionBackendType.CUDNN if torch.cuda.is_available() else AttentionBackendType.SDPA_MATH
         register(self._backend)
 
+    def gather(self, *tensors: Tensor) -> list[Tensor]:
+        """What ``USP`` does before its attention: each ``[B, tokens / ranks, H, D]`` as ``[B, H / ranks, tokens, D]``."""
+        return [self._usp._ft_c_input_all_to_all(tensor.transpose(1, 2)) for tensor in tensors]
+
+    def scatter(self, tensor: Tensor) -> Tensor:
+        """What it does after that."""
+        return self._usp._ft_c_output_all_to_all(tensor).transpose(1, 2)
+
     def call(self, q: Tensor, k: Tensor, v: Tensor, sparse: SparseCall | None = None) -> Tensor:
         heads_first = (tensor.transpose(1, 2) for tensor in (q, k, v))
         output = self._usp.USP(*heads_first, backend=self._backend, attention_kwargs={KEY: sparse} if sparse else None)
