@@ -49,9 +49,4 @@ class SVGEARRaylight(io.ComfyNode):
     def execute(cls, ray_actors=None, enabled=True, **inputs) -> io.NodeOutput:
         options = options_of(cls, **inputs)
         require_actors(ray_actors, raylight.missing())
-        if options.profile is not None:
-            raise ValueError(
-                "a calibration knows all heads together, and here every GPU has some of them: connect SVG-EAR Custom Settings with another "
-                "method, or choose another preset"
-            )
         return io.NodeOutput(raylight.install(ray_actors, options) if enabled else raylight.remove(ray_actors))

@@ -24,7 +24,15 @@ def missing() -> str | None:
 
 
 def install(ray_actors, options: Options):
-    """Have the models of all workers run sparse; returns what the sampler of raylight takes."""
+    """Have the models of all workers run sparse; returns what the sampler of raylight takes.
+
+    Raises ValueError for options that follow a calibration, before any worker hears of them.
+    """
+    if options.profile is not None:
+        raise ValueError(
+            "a calibration knows all heads together, and here every GPU has some of them: connect SVG-EAR Custom Settings with another "
+            "method, or choose another preset"
+        )
     return _in_workers(ray_actors, "install", options)
 
 

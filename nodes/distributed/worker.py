@@ -69,6 +69,11 @@ class WorkerPatch(Patch):
             return reasons.OTHER_STREAM
         return gathered_order(architecture, evaluation.grid, self._text, transformer_options.get("block_type"), tokens, ranks)
 
+    def unequal(self, q: Tensor, k: Tensor, evaluation: Evaluation) -> Reason:
+        """What a call is whose queries are not its keys: of the text, or of a part of the video's queries."""
+        least = max(math.prod(evaluation.own_grid), self.lengths.least(q.device, q.shape[2]).tokens)
+        return reasons.PARTIAL_QUERIES if k.shape[1] > q.shape[1] and k.shape[1] >= least else reasons.CROSS_ATTENTION
+
     def refuse(self, reason: Reason, evaluation: Evaluation, transformer_options: dict) -> None:
         """Note a call that stays as raylight computes it; in strict mode raise StrictModeError."""
         evaluation.calls += 1
@@ -107,7 +112,7 @@ class InnerAttention:
 
     def _order(self, q: Tensor, k: Tensor, transformer_options: dict, evaluation: Evaluation, options: dict) -> Gathered | Reason:
         if q.shape[1] != k.shape[1]:
-            return reasons.CROSS_ATTENTION
+            return self._patch.unequal(q, k, evaluation)
         if options.get("joint_tensor_key") is not None:
             return reasons.REPEATED_TOKENS
         if any(options.get(name, meaningless) != meaningless for name, meaningless in MEANINGLESS.items()):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ... import kernels
 from ...kernels import ClusterState, SequenceLayout, Settings
+from ...kernels.settings import CALIBRATED
 from .gathered import Gathered
 
 # Where a SparseCall lies in ``attention_kwargs``.
@@ -24,7 +25,7 @@ KEY = "svg_ear"
 
 @dataclass
 class SparseCall:
-    """What a caller of xFuser says of one attention call.
+    """What a caller of xFuser says of one attention call. Raises ValueError for settings that follow a calibration.
 
     Attributes:
         order: how the tokens lie that Ulysses gathers.
@@ -41,6 +42,10 @@ class SparseCall:
     state: ClusterState | None = None
     owners: Sequence[int] | None = None
     statistics: kernels.Statistics | None = None
+
+    def __post_init__(self):
+        if self.settings.method == CALIBRATED:
+            raise ValueError(f"method is {CALIBRATED!r}, which knows all heads together, and here a GPU has some of them: choose another")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of gathered ``[B, H, len(order), D]``."""

@@ -12,6 +12,8 @@ import pytest
 import torch
 from fake_comfyui import WIDGETS, flow_schedule, flow_sigma, options
 from models import Model, WanModel, Worker
+from svg_ear.kernels import Settings
+from svg_ear.nodes.patch.options import CustomSettings, Options
 from svg_ear.nodes.patch.override import Patch
 from svg_ear.nodes.recording.record import find_run
 from svg_ear.nodes.recording.summary import report, report_of_workers
@@ -87,6 +89,14 @@ def test_options_that_do_not_fit_the_model_are_refused(engine_side):
     actors = {"workers": [Worker(Model(WanModel(blocks=2)))]}
     with pytest.raises(ValueError, match="dense_blocks has 7"):
         engine_side.install(actors, options(**WIDGETS | {"dense_blocks": "7"}))
+
+
+def test_a_calibration_is_refused_before_any_worker_hears_of_it(engine_side):
+    actors = {"workers": [Worker(Model(WanModel()))]}
+    calibrated = CustomSettings(Settings(method="calibrated"), profile=object())
+    with pytest.raises(ValueError, match="a calibration knows all heads together, and here every GPU has some of them"):
+        engine_side.install(actors, Options(preset="custom", custom=calibrated))
+    assert not any(actors["workers"][0].model.wrappers.values())
 
 
 def test_without_a_run_the_report_says_what_to_connect(engine_side):

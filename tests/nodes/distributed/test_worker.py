@@ -131,6 +131,48 @@ def test_attention_to_the_text_is_left_alone(worker, monkeypatch):
     assert len(played.dense_calls) == 1
 
 
+def test_a_part_of_the_queries_is_refused_by_name(worker, monkeypatch):
+    """As of single frames, or of guides that have weights; the text is shorter than the video."""
+    played = Played(worker, monkeypatch)
+    q, k, v = drawn(VIDEO + 1)
+    assert counts(played.sample(lambda: played.attend(q[:, :32], k, v))) == {"partial-queries": 1}
+    assert counts(played.sample(lambda: played.attend(q[:, :32], k[:, :40], v[:, :40]))) == {"cross-attention": 1}
+    strict = Played(worker, monkeypatch, strict=True)
+    with pytest.raises(StrictModeError, match="partial-queries"):
+        strict.sample(lambda: strict.attend(q[:, :32], k, v))
+
+
+# The last of three frames.
+GUIDES = {"keyframe_idxs": torch.zeros(1, 3, VIDEO // 3, 2)}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_guides_of_ltx_are_frames_of_every_worker(worker, monkeypatch, ranks):
+    """Without their weights, which raylight leaves out itself."""
+    tensors = drawn(VIDEO)
+    gathered = [shared_out([tensor], ranks) for tensor in tensors]
+    alone, workers = Harness("ltx"), [Played(worker, monkeypatch, ranks, model="ltx", strict=True) for _ in range(ranks)]
+
+    def whole(attention):
+        return attention(*(tensor.flatten(2) for tensor in tensors), HEADS)
+
+    expected = alone.evaluate(whole, conditions=GUIDES, **workers[0].given(1)).unflatten(-1, (HEADS, DIM))
+    outputs = []
+    for rank, played in enumerate(workers):
+        some = [tensor.chunk(ranks, dim=2)[rank] for tensor in gathered]
+        outputs.append(played.attend(*some, block_type=None, conditions=GUIDES))
+        assert played.dense_calls == []
+    torch.testing.assert_close(torch.cat(outputs, dim=2), shared_out([expected], ranks), rtol=1e-5, atol=1e-5)
+
+
+def test_guides_of_a_coarser_grid_are_refused_by_name(worker, monkeypatch):
+    """They have fewer tokens in the sequence than cells in the latent, and how many are padding does not show."""
+    played = Played(worker, monkeypatch, model="ltx")
+    tokens = VIDEO - VIDEO // 3 + VIDEO // 9
+    record = played.sample(lambda: played.attend(*drawn(tokens + tokens % 2), block_type=None, conditions=GUIDES))
+    assert counts(record) == {"unknown-tokens": 1} and len(played.dense_calls) == 1
+
+
 def test_outside_an_evaluation_raylight_computes(worker, monkeypatch):
     played = Played(worker, monkeypatch)
     played.processor(played.dense, *drawn(8), transformer_options={})

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from svg_ear.kernels import Settings
 from svg_ear.nodes.distributed.gathered import Gathered
 from svg_ear.nodes.distributed.xfuser import KEY, Attention, SparseCall
 
@@ -63,3 +64,8 @@ def test_what_does_not_fit_is_said(monkeypatch, ring, given, said):
     arguments = {"dropout_p": 0.0, "is_causal": False} | given
     with pytest.raises(ValueError, match=said):
         Attention(None)(*tensors, **arguments, attention_kwargs={KEY: SparseCall(Gathered((15,), 2))})
+
+
+def test_a_calibration_is_refused_before_anything_is_exchanged():
+    with pytest.raises(ValueError, match="method is 'calibrated', which knows all heads together"):
+        SparseCall(Gathered((16,), 2), Settings(method="calibrated"))
