@@ -1,0 +1,33 @@
+"""ComfyUI's split of the conditionings over devices, in a real ComfyUI whose CPU passes for two."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import cfg_split
+from benchmarks.checkout import find_checkout
+from benchmarks.pack import ROOT
+
+
+@pytest.mark.skipif(find_checkout() is None, reason="no ComfyUI checkout found")
+def test_each_device_runs_sparse_and_they_give_what_one_gives():
+    """In a process of its own, since ComfyUI wants to be imported before torch."""
+    command = [sys.executable, "-m", "benchmarks.cfg_split", "--tiny"]
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr[-4000:]
+    *_, last = ran.stdout.splitlines()
+    method, calls, reported, apart = re.fullmatch(
+        r"(.*) 2 device\(s\).*sparse calls {(.*)}, in the report (\d+),.* apart by (.*)", last
+    ).groups()
+    counts = [int(number) for number in re.findall(r": (\d+)", calls)]
+    # Two of three layers, one of the conditionings on each device.
+    assert "own" in method and counts == [2 * cfg_split.STEPS] * 2 and int(reported) == sum(counts) and float(apart) < 1e-5
+
+
+def test_without_a_comfyui_it_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    assert cfg_split.main([]) == 2
+    assert "needs a ComfyUI" in capsys.readouterr().out
