@@ -8,7 +8,8 @@ First it checks that several GPUs give what one gives, to rounding: otherwise no
 start from the clusters of the step before. The methods take turns; a time is that of the slowest rank. ``ms`` is the time of a call of
 several in a row, as a model makes them, ``idle_ms`` that of one on idle GPUs, which also waits for the host's first kernels, and
 ``host_ms`` the host's part of that: until all is enqueued. "heads of one GPU" is a rank's share of the call without any all-to-all. Last
-come the stages of a call of all heads and of a rank's: what is not divided by the ranks costs the same for few heads as for many.
+come the stages of a call of all heads, of a rank's and of as few heads that no rank shares, which have less working memory: what is not
+divided by the ranks costs the same for few heads as for many.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .ulysses import ENGINES, part
 
 pack.load()
 from svg_ear.kernels import ClusterState, Settings, StageTimer, sparse_attention  # noqa: E402
+from svg_ear.kernels.arguments import working_memory  # noqa: E402
 from svg_ear.nodes.distributed.gathered import Gathered  # noqa: E402
 from svg_ear.nodes.distributed.xfuser import SparseCall  # noqa: E402
 
@@ -114,7 +116,9 @@ class Bench:
         self._parts = [[part(tensor, rank, ranks) for tensor in step] for step in self._steps]
         # This rank's heads of the first step, as the all-to-alls give them.
         self._own = [tensor.chunk(ranks, dim=2)[rank].contiguous() for tensor in self._steps[0]]
-        self._alone, self._shared, self._few = self._call(1), self._call(ranks), self._call(1)
+        # What a rank takes for them.
+        self._memory = working_memory(sum(tensor.nbytes for tensor in self._own), device, ranks)
+        self._alone, self._shared = self._call(1), self._call(ranks)
 
     def _call(self, ranks: int) -> SparseCall:
         shape = self._shape
@@ -156,13 +160,13 @@ class Bench:
 
     def _methods(self) -> dict[str, tuple[Callable[[], object], bool]]:
         """What is timed, and whether all ranks take part."""
-        step, parts, engine = self._steps[0], self._parts[0], self._engine
+        step, parts, engine, state = self._steps[0], self._parts[0], self._engine, ClusterState()
         return {
             f"dense{ALONE}": (lambda: self._here(ulysses.dense, step), False),
             f"sparse{ALONE}": (lambda: self._here(self._alone.attend, step), False),
             "dense": (lambda: engine.call(*parts), True),
             "sparse": (lambda: engine.call(*parts, self._shared), True),
-            OWN_HEADS: (lambda: self._here(self._few.attend, self._own), True),
+            OWN_HEADS: (lambda: self._sparse(self._own, state, self._memory), True),
             "all-to-alls": (lambda: engine.scatter(engine.gather(*parts)[0]), True),
         }
 
@@ -188,24 +192,21 @@ class Bench:
         distributed.all_reduce(milliseconds, distributed.ReduceOp.MAX)
         return milliseconds.tolist()
 
+    def _sparse(self, tensors: Sequence[Tensor], state: ClusterState, memory: int | None, timer: StageTimer | None = None) -> None:
+        """A call of one GPU alone."""
+        heads_first, settings = (tensor.transpose(1, 2) for tensor in tensors), self._alone.settings
+        sparse_attention(*heads_first, settings, layouts=self._shape.layout, state=state, memory_limit=memory, timer=timer)
+
     def _say_stages(self) -> None:
-        """The milliseconds of every stage for all heads, for a rank's, and for these in the working memory of all."""
-        memory = 3 * sum(tensor.nbytes for tensor in self._steps[0]) // 4
-        for name, tensors, limit in (
+        """The milliseconds of every stage: of all heads, of a rank's, and of these as a call that no rank shares."""
+        for name, tensors, memory in (
             ("all heads", self._steps[0], None),
-            ("a rank's", self._own, None),
-            ("same memory", self._own, memory),
+            ("a rank's", self._own, self._memory),
+            ("few heads", self._own, None),
         ):
             state, timer = ClusterState(), StageTimer()
             for number in range(WARM_UP + self._options.rounds):
-                sparse_attention(
-                    *(tensor.transpose(1, 2) for tensor in tensors),
-                    self._few.settings,
-                    layouts=self._shape.layout,
-                    state=state,
-                    memory_limit=limit,
-                    timer=timer if number >= WARM_UP else None,
-                )
+                self._sparse(tensors, state, memory, timer if number >= WARM_UP else None)
             seconds = timer.seconds()
             stages = "  ".join(f"{stage} {1000 * value / self._options.rounds:.3f}" for stage, value in seconds.items())
             self._say(f"{name:12} {1000 * sum(seconds.values()) / self._options.rounds:9.3f} ms: {stages}")

@@ -132,8 +132,7 @@ def chunks_for(
     """Heads of one chunk, as many as ``memory`` bytes allow, in chunks of about one size; and whether sorted keys stay."""
     heads, tokens = k.shape[1], len(layout.video)
     if memory is None:
-        memory = 3 * (2 * (k.nbytes + v.nbytes) if sharing else q.nbytes + k.nbytes + v.nbytes) // 4
-        memory = max(memory, LEAST_GPU_MEMORY if q.is_cuda else 0)
+        memory = working_memory(2 * (k.nbytes + v.nbytes) if sharing else q.nbytes + k.nbytes + v.nbytes, q.device)
     of_keys, of_head = stages.key_bytes(k, tokens, settings), stages.table_bytes(k, len(layout.routed_queries), tokens, settings)
     of_all_keys = k.shape[0] * heads * of_keys
     # In int8 they come with the queries of the call.
@@ -144,6 +143,15 @@ def chunks_for(
         of_head += of_keys
     most = max(1, min(heads, memory // of_head))
     return ceil_div(heads, ceil_div(heads, most)), stays
+
+
+def working_memory(nbytes: int, device: torch.device, ranks: int = 1) -> int:
+    """Bytes of working memory of a call of ``nbytes`` of q, k and v where nobody says how many.
+
+    Where ``ranks`` GPUs share the heads of a call each may take what one would for all of them: with few heads in a chunk a kernel fills
+    the GPU less, and there are as many chunks as of all heads.
+    """
+    return max(3 * ranks * nbytes // 4, LEAST_GPU_MEMORY if device.type == "cuda" else 0)
 
 
 def _places(layout: SequenceLayout) -> tuple[range, range]:

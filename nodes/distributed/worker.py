@@ -11,6 +11,8 @@ from types import MethodType
 import torch
 from torch import Tensor
 
+from ...kernels.arguments import working_memory
+from ..patch.call import AttentionCall
 from ..patch.compiled import uncompiled
 from ..patch.evaluation import Evaluation
 from ..patch.options import Options
@@ -46,6 +48,13 @@ class WorkerPatch(Patch):
         super().__init__(options)
         # Of the evaluation that is running.
         self._text = 0
+        # GPUs that share the heads of the call that is running.
+        self._ranks = 1
+
+    def memory_limit(self, call: AttentionCall) -> int | None:
+        """What the user says, or what all heads would take on one GPU."""
+        nbytes = 3 * call.q.numel() * call.dtype.itemsize
+        return super().memory_limit(call) or working_memory(nbytes, call.q.device, self._ranks)
 
     def apply_model(self, executor, *args, **kwargs):
         model = uncompiled(executor.class_obj.diffusion_model)
@@ -64,6 +73,7 @@ class WorkerPatch(Patch):
 
     def order(self, evaluation: Evaluation, transformer_options: dict, shape: tuple[int, ...], ranks: int) -> Gathered | Reason:
         """The order of the tokens of a call of ``shape`` ``B, tokens, H / ranks, D``, or why it is not known."""
+        self._ranks = ranks
         architecture, (batch, tokens, heads, dim) = evaluation.architecture, shape
         if architecture.is_other_stream((batch, heads * ranks, tokens, dim), math.prod(evaluation.grid), evaluation.model):
             return reasons.OTHER_STREAM

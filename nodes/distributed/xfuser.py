@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ... import kernels
 from ...kernels import ClusterState, SequenceLayout, Settings
+from ...kernels.arguments import working_memory
 from ...kernels.settings import CALIBRATED
 from .gathered import Gathered
 
@@ -49,8 +50,11 @@ class SparseCall:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of gathered ``[B, H, len(order), D]``."""
-        streams = (self.order.collect(tensor.transpose(1, 2)).transpose(1, 2) for tensor in (q, k, v))
-        result = kernels.sparse_attention(*streams, self.settings, layouts=self.layout, state=self.state, owners=self.owners)
+        streams = [self.order.collect(tensor.transpose(1, 2)).transpose(1, 2) for tensor in (q, k, v)]
+        memory = working_memory(sum(tensor.nbytes for tensor in streams), q.device, self.order.ranks)
+        result = kernels.sparse_attention(
+            *streams, self.settings, layouts=self.layout, state=self.state, owners=self.owners, memory_limit=memory
+        )
         self.statistics = result.statistics
         return self.order.spread(result.output.transpose(1, 2)).transpose(1, 2)
 

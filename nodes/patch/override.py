@@ -83,6 +83,10 @@ class Patch:
             for precision in self.lengths.precisions(call.device, call.inputs[0].shape[1]):
                 _PREPARATIONS.expect(replace(call, settings=replace(self.settings, precision=precision)))
 
+    def memory_limit(self, call: AttentionCall) -> int | None:
+        """Bytes of working memory of a sparse call, None where the kernels choose."""
+        return self.options.memory_limit()
+
     def outer_sample(self, executor, *args, **kwargs):
         """Wrap a whole sampler run, ``outer_sample(noise, latent_image, ...)``: record it."""
         outer, self.run = self.run, self.new_run(executor.class_obj, kwargs.get("latent_shapes"))
@@ -281,7 +285,7 @@ class Patch:
                 shared=evaluation.shared_keys(call, evaluation.block),
                 owners=evaluation.owners(call.shape[0], key.layouts),
                 scale=call.options.get("scale"),
-                memory_limit=self.options.memory_limit(),
+                memory_limit=self.memory_limit(call),
                 # A layer's first call clusters anew, with other kernels than those after it.
                 timer=self.run.timer.sparse(call.q.device, call.shape, kind=state.calls == 0),
                 observe=observe,
@@ -310,7 +314,7 @@ class Patch:
         if self.profile is None and any(step >= evaluation.step for step in evaluation.sparse_steps):
             routed = evaluation.routed(call)
             settings = self._settings(call, routed)
-            _PREPARATIONS.begin(call, routed.layouts, settings, None, self.options.memory_limit(), routed.biases)
+            _PREPARATIONS.begin(call, routed.layouts, settings, None, self.memory_limit(call), routed.biases)
 
     def _settings(self, call: AttentionCall, routed: Routed) -> Settings:
         """Those of a sparse call, but for the density of its step."""
@@ -321,7 +325,7 @@ class Patch:
         self, call: AttentionCall, routed: Routed, settings: Settings, blocks: kernels.BlockRouting | None
     ) -> Reason | None:
         """Have the kernels of a sparse call ready and tested; why they must not run. Raises a :func:`failure` of the test."""
-        _PREPARATIONS.begin(call, routed.layouts, settings, blocks, self.options.memory_limit(), routed.biases)
+        _PREPARATIONS.begin(call, routed.layouts, settings, blocks, self.memory_limit(call), routed.biases)
         prepared = _PREPARATIONS.finish(call.q.device, self.tell)
         self.run.timer.wait_for_kernels(prepared.seconds)
         return distrust(prepared.wrong)

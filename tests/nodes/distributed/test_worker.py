@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fake_comfyui import WIDGETS, Harness, counts, options
+from svg_ear import kernels
 from svg_ear.nodes.recording.reasons import StrictModeError
 from test_gathered import shared_out
 from torch.nn.functional import scaled_dot_product_attention
@@ -87,6 +88,17 @@ def test_the_heads_of_all_workers_are_those_of_one_gpu(worker, monkeypatch, case
         padded = shared_out(expected.split(streams, dim=1), ranks)
         torch.testing.assert_close(torch.cat(outputs, dim=2), padded, rtol=1e-5, atol=1e-5)
     assert alone.dense_calls == 0 and all(len(played.patch.states) == 1 for played in workers)
+
+
+@pytest.mark.parametrize(("ranks", "limit"), [(1, 0), (2, 0), (2, 7)])
+def test_a_worker_takes_the_working_memory_of_all_heads_or_what_the_user_says(worker, monkeypatch, ranks, limit):
+    played, given = Played(worker, monkeypatch, ranks, memory_limit_mb=limit), []
+    attention = kernels.sparse_attention
+    monkeypatch.setattr(
+        kernels, "sparse_attention", lambda *args, **options: given.append(options["memory_limit"]) or attention(*args, **options)
+    )
+    played.attend(*(shared_out([tensor], ranks).chunk(ranks, dim=2)[0] for tensor in drawn(VIDEO)))
+    assert given == [limit * 2**20 or 3 * (3 * VIDEO * HEADS * DIM * 4) // 4]
 
 
 def test_a_dense_call_is_raylights_own(worker, monkeypatch):

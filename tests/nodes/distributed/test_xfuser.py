@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from svg_ear import kernels
 from svg_ear.kernels import Settings
 from svg_ear.nodes.distributed.gathered import Gathered
 from svg_ear.nodes.distributed.xfuser import KEY, Attention, SparseCall
@@ -69,3 +70,17 @@ def test_what_does_not_fit_is_said(monkeypatch, ring, given, said):
 def test_a_calibration_is_refused_before_anything_is_exchanged():
     with pytest.raises(ValueError, match="method is 'calibrated', which knows all heads together"):
         SparseCall(Gathered((16,), 2), Settings(method="calibrated"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_rank_takes_the_working_memory_of_all_heads(monkeypatch, ranks):
+    given = []
+    monkeypatch.setattr(
+        kernels,
+        "sparse_attention",
+        lambda q, k, v, *_, memory_limit, **__: given.append(memory_limit) or SimpleNamespace(output=q, statistics=None),
+    )
+    q, k, v = torch.zeros(3, 1, 8 // ranks, 64, 32)
+    SparseCall(Gathered((61,), ranks)).attend(q, k, v)
+    # Of 61 tokens, 8 heads and 32 channels, in float32.
+    assert given == [3 * (3 * 61 * 8 * 32 * 4) // 4]
