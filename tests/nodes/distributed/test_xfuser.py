@@ -24,6 +24,7 @@ CASES = [
     "joint tensors",
     "model wan",
     "model hunyuan",
+    "ring",
 ]
 
 

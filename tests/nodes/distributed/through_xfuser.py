@@ -92,6 +92,19 @@ def refused(rank, ranks):
     return 1.0
 
 
+def ring(rank, ranks):
+    """With the ranks as a ring each has a part of the keys at a time: named as well."""
+    group = get_sp_group()
+    group.ulysses_world_size, group.ulysses_rank, group.ring_world_size, group.ring_rank = 1, 0, ranks, rank
+    usp.PROCESS_GROUP.RING_PG = group.device_group
+    q, k, v = (part(tensor, rank, ranks).transpose(1, 2) for tensor in drawn(1, 64, 0))
+    try:
+        usp.USP(q, k, v, backend=BACKEND, attention_kwargs={KEY: SparseCall(Gathered((64,), ranks))})
+    except ValueError as error:
+        return 0.0 if f"ring_degree is {ranks}" in str(error) else 1.0
+    return 1.0
+
+
 def model_run(name, split, rank, ranks):
     """A model in a worker of raylight, with exact blocks only: its output, of all tokens."""
     torch.manual_seed(0)
@@ -144,6 +157,7 @@ def measure(rank, ranks, folder):
     found |= {"dense calls": dense_calls(rank, ranks), "joint tensors": refused(rank, ranks)}
     for name in STREAMS:
         found[f"model {name}"] = difference(model_run(name, True, rank, ranks), model_run(name, False, rank, ranks))
+    found["ring"] = ring(rank, ranks)
     Path(f"{folder}/{ranks}-{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
