@@ -116,9 +116,8 @@ class Split:
                 status |= not difference < ROUNDING
             latents.setdefault(method, found.latent)
             print(line, flush=True)
-        print(
-            f"evaluated apart and with clusters of their own, conditionings give a latent apart by {apart(latents[APART], latents['sparse']):.1e}"
-        )
+        moved = apart(latents[APART], latents["sparse"])
+        print(f"evaluating the conditionings apart, without shared clusters, moves the latent by {moved:.1e}")
         return int(status)
 
     def _devices(self) -> AbstractContextManager:
