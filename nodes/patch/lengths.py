@@ -23,7 +23,9 @@ CAUTIOUS_ELSEWHERE = 49152
 # On a CPU sparse attention is for trying out, and its answer need not depend on a GPU.
 CAUTIOUS_ON_CPU = 24576
 # Pairs of heads and video tokens from which on precision auto takes int8, by architecture; where there are none it never does.
-INT8_FROM: dict[int, tuple[tuple[int, float], ...]] = {}
+INT8_FROM: dict[int, tuple[tuple[int, float], ...]] = {90: ((1, 16384),)}
+# Calls of other head dimensions were not measured in int8, nor float32 ones.
+INT8_HEAD_DIM = 128
 # More tokens than any video has.
 LONGEST = 2**40
 
@@ -57,16 +59,19 @@ class Lengths:
             self._least[key] = self._automatic(found, device, heads) if given == AUTOMATIC else Least(given)
         return self._least[key]
 
-    def precision(self, device: torch.device, heads: int, tokens: int) -> str:
-        """What sparse calls of ``heads`` heads and ``tokens`` video tokens on ``device`` multiply queries and keys in."""
+    def precision(self, device: torch.device, heads: int, tokens: int, measured: bool = True) -> str:
+        """What sparse calls of ``heads`` heads and ``tokens`` video tokens on ``device`` multiply queries and keys in.
+
+        ``measured`` tells whether int8 was measured in calls of their kind, see :func:`measured_in_int8`.
+        """
         if self._options.precision != AUTO:
             return self._options.precision
-        return INT8 if tokens >= int8_tokens(device, heads) else FULL
+        return INT8 if measured and tokens >= int8_tokens(device, heads) else FULL
 
-    def precisions(self, device: torch.device, heads: int) -> tuple[str, ...]:
+    def precisions(self, device: torch.device, heads: int, measured: bool = True) -> tuple[str, ...]:
         """Those that sparse calls of any length have."""
         lengths = self.least(device, heads).tokens, LONGEST
-        return tuple(dict.fromkeys(self.precision(device, heads, tokens) for tokens in lengths))
+        return tuple(dict.fromkeys(self.precision(device, heads, tokens, measured) for tokens in lengths))
 
     def prepare(self, device: torch.device) -> Findings | None:
         """What was found on ``device``, whose kernels take the tiles that suit it from now on."""
@@ -91,6 +96,11 @@ class Lengths:
             return found.densities[-1]
         first = self._options.first_density()
         return settings.density if first is None else falling(first, settings.density, 0.5)
+
+
+def measured_in_int8(dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether int8 was measured in calls of this dtype and head dimension."""
+    return dtype != torch.float32 and head_dim == INT8_HEAD_DIM
 
 
 def int8_tokens(device: torch.device, heads: int) -> float:

@@ -31,7 +31,7 @@ from .expectation import expected_call
 from .failures import distrust, failure
 from .guides import guide_tokens
 from .identity import require_grid, require_model
-from .lengths import Lengths
+from .lengths import Lengths, measured_in_int8
 from .options import Options
 from .preparation import Preparations
 from .schedule import Schedule
@@ -80,7 +80,8 @@ class Patch:
         call = None if self.profile else expected_call(patcher, self.settings, self.options.memory_limit())
         if call is not None:
             self.lengths.prepare(call.device)
-            for precision in self.lengths.precisions(call.device, call.inputs[0].shape[1]):
+            query = call.inputs[0]
+            for precision in self.lengths.precisions(call.device, query.shape[1], measured_in_int8(query.dtype, query.shape[3])):
                 _PREPARATIONS.expect(replace(call, settings=replace(self.settings, precision=precision)))
 
     def memory_limit(self, call: AttentionCall) -> int | None:
@@ -318,7 +319,10 @@ class Patch:
 
     def _settings(self, call: AttentionCall, routed: Routed) -> Settings:
         """Those of a sparse call, but for the density of its step."""
-        precision = self.lengths.precision(call.q.device, call.heads, len(routed.layouts[0].video))
+        layout = routed.layouts[0]
+        # Nor were calibrations measured in int8, nor calls of a part of the queries, which could not have their sorted keys in common.
+        measured = measured_in_int8(call.dtype, call.q.shape[-1]) and self.profile is None and layout.queries is None
+        precision = self.lengths.precision(call.q.device, call.heads, len(layout.video), measured)
         return replace(self.settings, precision=precision)
 
     def _wait_for_kernels(

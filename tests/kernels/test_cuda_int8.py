@@ -1,5 +1,7 @@
 """Products of queries and keys in int8 on a CUDA GPU, beside what test_cuda.py asks of both precisions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,17 @@ def arguments(traits):
     return {"layouts": layout} | options
 
 
+def from_the_same_clusters(inputs, settings, given):
+    """What the torch stages and the kernels make of the clusters that the torch stages found."""
+    first = ClusterState()
+    sparse_attention(*inputs, settings, implementation="torch", state=first, **given)
+    settings = replace(settings, recluster_every=2)
+    return [
+        sparse_attention(*inputs, settings, implementation=name, state=ClusterState(calls=1, items=dict(first.items)), **given).output
+        for name in ("torch", "triton")
+    ]
+
+
 @dims
 @dtypes
 @pytest.mark.parametrize("case", CASES)
@@ -69,15 +82,19 @@ def test_triton_gives_what_torch_gives(case, dtype, dim):
     settings, traits = CASES[case]
     settings, given = Settings(**{"density": 0.2} | settings, precision="int8"), arguments(traits)
     q, k, v = (arranged(tensor, "tokens first" if "tokens first" in traits else None) for tensor in tensors(dtype, dim))
+    if "owners" in traits:
+        # Near enough to the clusters of the other.
+        for tensor in (q, k):
+            tensor[1] = 1.05 * tensor[0]
     q = q[:, :, : TOKENS // 3 + 9] if "part" in traits else q
-    exact = F.scaled_dot_product_attention(*(tensor.double() for tensor in (q, k, v)))
-    # Multiplied in tf32, which has 10 bits.
-    rounding = relative_error(F.scaled_dot_product_attention(q, k, v), exact) if dtype != torch.float32 else 1e-3
+    # Multiplied in tf32, which has 10 bits; values of float16 become bfloat16.
+    rounding = 1e-3
+    if dtype != torch.float32:
+        halves = [tensor.bfloat16() for tensor in (q, k, v)]
+        exact = F.scaled_dot_product_attention(*(tensor.double() for tensor in halves))
+        rounding = relative_error(F.scaled_dot_product_attention(*halves), exact)
     rows = given["layouts"].routed_queries
-    plain, fused = (
-        sparse_attention(q, k, v, settings, implementation=name, **given).output[:, :, rows.start : rows.stop]
-        for name in ("torch", "triton")
-    )
+    plain, fused = (output[:, :, rows.start : rows.stop] for output in from_the_same_clusters((q, k, v), settings, given))
     assert relative_error(fused, plain) < 2 * rounding
 
 
@@ -104,13 +121,14 @@ def test_little_is_lost_beside_what_skipped_blocks_lose(outlier, dtype, dim):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("factor", [30.0, 200.0])
-def test_logits_of_hundreds_give_what_torch_gives(factor, dtype):
-    """Far from what the probe expects of a group, so that its rows are computed again."""
+def test_logits_of_hundreds_are_as_near_to_dense_as_by_torch(factor, dtype):
+    """Far from what the probe expects of a group, so that its rows are computed again. Which blocks are exact is then often a tie."""
     q, k, v = tensors(dtype)
-    outputs = [sparse_attention(factor * q, k, v, Settings(precision="int8"), implementation=name).output for name in ("torch", "triton")]
+    outputs = from_the_same_clusters((factor * q, k, v), Settings(precision="int8"), {})
     exact = F.scaled_dot_product_attention(*(tensor.double() for tensor in (factor * q, k, v)))
-    rounding = relative_error(F.scaled_dot_product_attention(factor * q, k, v), exact)
-    assert outputs[1].isfinite().all() and relative_error(*outputs) < max(2 * rounding, 0.01)
+    plain, fused = (relative_error(output, exact) for output in outputs)
+    print(f"from dense: torch {plain:.4f}, triton {fused:.4f}")
+    assert fused < 1.1 * plain + 0.005
 
 
 def steps(precision, states, number, dtype=torch.bfloat16):

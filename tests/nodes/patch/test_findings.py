@@ -15,7 +15,7 @@ from svg_ear.kernels.tuning import ATTEND, PROBE, Tiles
 from svg_ear.nodes.patch import findings_file, user_file
 from svg_ear.nodes.patch.findings import Card, Findings, Timing
 from svg_ear.nodes.patch.findings_file import found_on, read, write
-from svg_ear.nodes.patch.lengths import CAUTIOUS, CAUTIOUS_ELSEWHERE, Least, Lengths, cautious_tokens
+from svg_ear.nodes.patch.lengths import CAUTIOUS, CAUTIOUS_ELSEWHERE, Least, Lengths, cautious_tokens, measured_in_int8
 from svg_ear.nodes.patch.options import CustomSettings, Options
 from svg_ear.nodes.patch.user_file import DamagedFileError
 from svg_ear.nodes.recording.summary import report
@@ -259,8 +259,22 @@ def test_automatic_precision_takes_int8_from_a_length_on_where_one_is_known(gpu,
     for heads, tokens in edges.items():
         assert [automatic.precision(GPU, heads, factor * tokens) for factor in (0.999, 1.001)] == ["full", "int8"]
     assert automatic.precision(torch.device("cpu"), 40, 10**9) == "full"
+    assert automatic.precision(GPU, 40, 10**9, measured=False) == "full"
+    assert (automatic.precisions(GPU, 40), automatic.precisions(GPU, 40, measured=False)) == (("int8",), ("full",))
     gpu(capability=(8, 9))
     assert automatic.precision(GPU, 40, 10**9) == "full"
+
+
+def test_automatic_precision_knows_hopper_only(gpu):
+    automatic = Lengths(Options())
+    assert [automatic.precision(GPU, 40, tokens) for tokens in (16383, 16384)] == ["full", "int8"]
+    gpu(capability=(12, 0))
+    assert automatic.precision(GPU, 40, 10**9) == "full"
+
+
+def test_int8_was_measured_in_half_precision_at_one_head_dimension():
+    known = [(dtype, dim) for dtype in (torch.float16, torch.bfloat16, torch.float32) for dim in (64, 128) if measured_in_int8(dtype, dim)]
+    assert known == [(torch.float16, 128), (torch.bfloat16, 128)]
 
 
 @pytest.mark.parametrize("precision", ["full", "int8"])

@@ -393,10 +393,11 @@ def test_calls_have_the_precision_of_the_widget_and_the_report_says_so(widgets, 
     torch.testing.assert_close(outputs[0], full, atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize(("tokens", "calls"), [(96, 1), (97, 0)])
-def test_automatic_precision_is_that_of_the_length_of_the_video(monkeypatch, tokens, calls):
-    """As on a GPU where int8 is known to pay; 0 is the CPU here."""
+@pytest.mark.parametrize(("tokens", "measured", "calls"), [(96, True, 1), (97, True, 0), (96, False, 0)])
+def test_automatic_precision_is_that_of_the_length_of_the_video(monkeypatch, tokens, measured, calls):
+    """As on a GPU where int8 is known to pay, 0 is the CPU here, in calls of a kind that was measured or not."""
     monkeypatch.setattr("svg_ear.nodes.patch.lengths.INT8_FROM", {0: ((HEADS, tokens),)})
+    monkeypatch.setattr("svg_ear.nodes.patch.override.measured_in_int8", lambda dtype, head_dim: measured)
     played = Harness("hunyuan")
     run = played.sample(lambda: played.evaluate(lambda attention: attention(*qkv(96 + 9), HEADS)))
     assert (run.int8_calls, run.sparse_calls) == (calls, 1)

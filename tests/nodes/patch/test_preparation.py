@@ -250,6 +250,7 @@ def test_compiling_begins_where_the_node_runs(watched, devices):
 )
 def test_every_precision_that_a_long_enough_call_may_have_is_compiled(watched, devices, monkeypatch, known, widget, expected):
     monkeypatch.setattr(lengths, "INT8_FROM", known)
+    monkeypatch.setattr(override, "measured_in_int8", lambda dtype, head_dim: True)
     Patch(Options(precision=widget)).compile_early(patcher())
     assert [call.settings.precision for call in watched.asked] == expected
 
