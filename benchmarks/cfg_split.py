@@ -18,11 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from statistics import median
 from unittest.mock import patch as replaced
 
 from . import checkout as checkouts
-from . import pack
+from . import pack, results
 from .runs import comfyui
 from .runs.models import MODELS
 
@@ -63,6 +64,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--layers", type=int, help="layers of the model; all without it")
     parser.add_argument("--tiny", action="store_true", help="a small model on the CPU")
+    parser.add_argument("--commit", help="the commit, for a copy without its history")
+    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the CSV")
     return parser.parse_args(arguments)
 
 
@@ -74,7 +77,7 @@ class Split:
 
         model = MODELS[MODEL].tiny() if options.tiny else MODELS[MODEL]
         model = model.with_layers(options.layers) if options.layers else model
-        self._is_tiny = options.tiny
+        self._is_tiny, self._options, self._model = options.tiny, options, model
         self._patcher = loading.load(model)
         # How ComfyUI makes the model of another GPU: anew, as its own loaders say; the same weights, as they are random by a seed.
         self._patcher.cached_patcher_init = (loading.load, (model,))
@@ -94,7 +97,7 @@ class Split:
         devices = 1 + len(several.get_additional_models_with_key("multigpu"))
         # No layer stays dense: what computes it may round other sizes of the batch otherwise, and rounding chooses other clusters.
         options = Options(min_tokens=0, dense_first_steps=0, dense_blocks="", warm_up_density=0.0, density=0.1)
-        status, latents = int(devices != 2), {}
+        status, latents, rows = int(devices != 2), {}, []
         for method, model, count in (
             ("dense", self._patcher, 1),
             ("dense", several, devices),
@@ -106,6 +109,10 @@ class Split:
             self.sample(given, WARM_UP_STEPS, method == APART)
             found = self.sample(given, STEPS, method == APART)
             line = f"{method:13} {count} device(s), {found.times()}"
+            first, *later = found.milliseconds()
+            rows.append(
+                {"method": method, "gpus": count, "first_step_ms": f"{first:.1f}", "step_ms": f"{median(later):.1f}", "relative_error": ""}
+            )
             if method != "dense":
                 run = find_run(given, {"samples": found.latent})
                 line += f", {found.calls_in_words()}, in the report {run.run.sparse_calls}"
@@ -114,11 +121,23 @@ class Split:
                 difference = apart(found.latent, latents[method])
                 line += f", apart by {difference:.1e}"
                 status |= not difference < ROUNDING
+                rows[-1]["relative_error"] = f"{difference:.1e}"
             latents.setdefault(method, found.latent)
             print(line, flush=True)
+        self._write(rows)
         moved = apart(latents[APART], latents["sparse"])
         print(f"evaluating the conditionings apart, without shared clusters, moves the latent by {moved:.1e}")
         return int(status)
+
+    def _write(self, rows: list[dict[str, object]]) -> None:
+        import torch
+
+        device = torch.device("cpu" if self._is_tiny else "cuda")
+        layers = self._options.layers or "all"
+        common = {"model": self._model.title, "size": SIZE, "layers": layers} | results.provenance(device, self._options.commit)
+        path = self._options.results / results.file_name("cfg_split_2x", device)
+        results.write(path, [row | common for row in rows])
+        print(f"written to {path}")
 
     def _devices(self) -> AbstractContextManager:
         """While models are made: what ComfyUI takes for devices, where it is to take a CPU for two of them."""
@@ -175,9 +194,13 @@ class Sampled:
         self.latent, self.began, self.ends = None, time.perf_counter(), []
         self.calls, self.host_seconds = Counter(), Counter()
 
+    def milliseconds(self) -> list[float]:
+        """Those of each step."""
+        return [1000 * (end - start) for start, end in zip([self.began, *self.ends], self.ends)]
+
     def times(self) -> str:
         """Milliseconds of the steps, in words."""
-        first, *later = (1000 * (end - start) for start, end in zip([self.began, *self.ends], self.ends))
+        first, *later = self.milliseconds()
         return f"first step {first:7.0f} ms, later {median(later):7.1f} ms ({' '.join(f'{value:.0f}' for value in later)})"
 
     def calls_in_words(self) -> str:
