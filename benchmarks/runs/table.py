@@ -17,6 +17,7 @@ COLUMNS = {
     "peak GiB": "peak_gib",
     "exact share": "exact_share",
     "precision": "precision",
+    "commit": "commit",
 }
 
 

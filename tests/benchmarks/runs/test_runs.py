@@ -14,7 +14,7 @@ from benchmarks import pack, results
 from benchmarks.checkout import find_checkout
 from benchmarks.runs import bench
 from benchmarks.runs.models import CLIPS, MODELS, Clip
-from benchmarks.runs.plot import draw
+from benchmarks.runs.plot import draw, series
 from benchmarks.runs.rows import Sampled, Steps, dense_step_of, figures
 from benchmarks.runs.sol import SolAttention
 from benchmarks.runs.spec import Spec
@@ -228,6 +228,19 @@ def test_table_and_picture_are_made_from_the_csv(tmp_path, capsys):
     assert "| 3.33 |" not in markdown(without_dense)
     with pytest.raises(ValueError, match="run the bench first"):
         draw(without_dense, tmp_path / "none")
+
+
+def test_a_bar_tells_the_precision_that_ran_and_not_how_it_was_asked_for():
+    bars = {
+        ("balanced", ""): "balanced",
+        ("balanced", "full"): "balanced",
+        ("balanced", "int8"): "balanced, int8",
+        ("balanced:precision=full", "full"): "balanced",
+        ("fast:precision=int8", "int8"): "fast, int8",
+        ("dense-int8", ""): "dense-int8",
+        ("balanced:density=0.2", "int8"): "balanced:density=0.2, int8",
+    }
+    assert {pair: series(dict(zip(("method", "precision"), pair))) for pair in bars} == bars
 
 
 def test_without_a_comfyui_it_says_so_and_fails(monkeypatch, capsys, tmp_path):
