@@ -173,7 +173,9 @@ class SelfTest:
 
     @property
     def _products_dtype(self) -> torch.dtype:
-        return weighed_in(self.dtype, self.device) if self.settings.precision == INT8 else self.dtype
+        """The narrowest dtype of what is multiplied."""
+        weighed = weighed_in(self.dtype, self.device)
+        return weighed if self.settings.precision == INT8 and weighed == torch.bfloat16 else self.dtype
 
 
 def _own_stream(device: torch.device) -> AbstractContextManager:

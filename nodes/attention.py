@@ -72,7 +72,7 @@ def option_inputs() -> list:
         widgets.count("memory_limit_mb", 0, 1048576),
         widgets.switch("strict"),
         widgets.share("warm_up_density", -1.0),
-        widgets.choice("precision", (AUTO, INT8, FULL)),
+        widgets.choice("precision", (AUTO, INT8, FULL), advanced=True),
         SettingsType.Input("settings", optional=True, tooltip=TOOLTIPS["settings"]),
         ScheduleType.Input("schedule", optional=True, tooltip=TOOLTIPS["schedule"]),
         RecordingType.Input("recording", optional=True, tooltip=TOOLTIPS["recording"]),

@@ -20,8 +20,8 @@ class Widgets:
     def __init__(self, defaults: type, tooltips: dict[str, str]):
         self._defaults, self._tooltips = defaults, tooltips
 
-    def choice(self, name: str, choices: tuple[str, ...]):
-        return io.Combo.Input(name, options=list(choices), **self._common(name))
+    def choice(self, name: str, choices: tuple[str, ...], advanced: bool | None = None):
+        return io.Combo.Input(name, options=list(choices), advanced=advanced, **self._common(name))
 
     def share(self, name: str, least: float = 0.0):
         """A number from ``least`` to 1."""

@@ -49,7 +49,7 @@ CARDS = {
 # Nodes in the screenshots: left, top, right, bottom.
 VIEW, REPORT = (70, 92, 638, 1268), (680, 92, 1160, 552)
 CALIBRATION = (64, 154, 956, 680)
-WIDGETS = (0, 0, 350, 342)
+WIDGETS = (0, 0, 350, 318)
 
 
 class RecordedAttention:
