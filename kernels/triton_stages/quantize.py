@@ -91,7 +91,8 @@ def _ranges(
         b_high = tl.maximum(b_high, b_k, propagate_nan=tl.PropagateNan.ALL)
         b_low = tl.minimum(b_low, b_k, propagate_nan=tl.PropagateNan.ALL)
     p_range = ranges + (i_h * PARTS + i_part) * 2 * D + o_d  # [D]
-    tl.store(p_range, tl.max(b_high, 0))
+    # Instead of what is no number, which the maximum of a column would leave out: the scale is then infinite.
+    tl.store(p_range, tl.max(tl.where(b_high == b_high, b_high, float("inf")), 0))
     tl.store(p_range + D, tl.min(b_low, 0))
 
 
