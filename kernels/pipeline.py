@@ -46,9 +46,9 @@ def sparse_attention(
 ) -> AttentionResult:
     """Attention with the video part routed by SVG-EAR (arXiv 2603.08982), by SVG2 (arXiv 2505.18875) or as ``blocks`` say.
 
-    Sums and exponentials are in float32 (float64 for float64 input), exponentials relative to a running maximum; Triton
-    multiplies in the input dtype (tf32 for float32). The result is deterministic, and does not depend on how clusters are
-    numbered.
+    Sums and exponentials are in float32 (float64 for float64 input), exponentials relative to a running maximum or, in int8, to
+    the sum that is expected; Triton multiplies in the input dtype (tf32 for float32) what precision int8 does not. The result is
+    deterministic, and does not depend on how clusters are numbered.
 
     Args:
         q, k, v: ``[B, H, L, D]``, one floating dtype and device, any strides, RoPE applied. L of q may be another one where the
@@ -77,7 +77,7 @@ def sparse_attention(
 
     Raises:
         ValueError: shapes, dtypes, devices, layouts, biases, owners or blocks that do not fit together, a state of another shape,
-            shared keys of another one, or an unknown implementation.
+            shared keys of another one, an unknown implementation, or a scale or head dimension that precision int8 does not take.
         RuntimeError: Triton is wanted and cannot run on the device; the message says why.
     """
     layouts = layouts_of(k, layouts)

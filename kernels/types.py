@@ -132,10 +132,11 @@ class SortedKeys:
     """Keys and values in cluster order.
 
     Attributes:
-        keys, values: ``[B, H, N, D]`` in the input dtype, row ``r`` is token ``clusters.order[r]``. Behind the last row memory has
-            further ones, of values zeros, see :mod:`.behind`.
+        keys, values: ``[B, H, N, D]``, row ``r`` is token ``clusters.order[r]``. Keys are in the input dtype or int8; values too in the
+            input dtype, beside int8 in :func:`~.numerics.weighed_in`. Behind the last row memory has further ones, of values zeros,
+            see :mod:`.behind`.
         clusters: the key clusters that gave the order.
-        quantized: what makes something of ``keys`` where they are int8; None where they are not.
+        quantized: what belongs to ``keys`` in int8; None where they are in the input dtype.
     """
 
     keys: Tensor
@@ -201,7 +202,8 @@ class Probe:
             error of the numerator over the squared denominator of dense attention.
         masses: ``[B, H, G, C]``, the share of its attention that compensation gives to key cluster j.
         output_norms: ``[B, H, G]``, squared norm of its output with those masses and the plain mean values.
-        log_denominators: ``[B, H, G]``, in base 2, of its attention with keys in int8, where the attention kernel starts from them.
+        log_denominators: ``[B, H, G]``, in base 2, of its attention with keys in int8, where the attention kernel starts from them
+            and marks in them what it computes again.
         centroids: the group's own centroids, where the method uses them and the attention stage does not make them itself.
     """
 

@@ -127,7 +127,10 @@ class TestTriton:
         call(*given, settings, "triton")
 
     @both_precisions
-    @pytest.mark.parametrize(("place", "value"), [(0, float("nan")), (0, float("inf")), (1, float("nan")), (1, -float("inf")), (2, float("nan"))])
+    @pytest.mark.parametrize(
+        ("place", "value"),
+        [(0, float("nan")), (0, float("inf")), (1, float("nan")), (1, -float("inf")), (2, float("nan"))],
+    )
     def test_one_token(self, place, value, settings):
         check_one_token(settings, place, value, "triton")
 
