@@ -50,7 +50,7 @@ class Settings:
             ``mass``. ``svg2`` always ranks by mass.
         compensate: whether ``calibrated`` compensates skipped blocks by their centroids; False drops them, as published.
         precision: ``int8`` multiplies the video's queries with keys in int8, those of ``probe_centroids`` aside, and weights with
-            values in the input dtype; ``full`` multiplies all in the input dtype.
+            values in the input dtype (float16 on a GPU as bfloat16); ``full`` multiplies all in the input dtype.
     """
 
     method: str = "svg-ear"

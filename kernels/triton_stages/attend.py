@@ -13,10 +13,10 @@ from ..tuning import attend_tiles
 from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
 from .attend_int8 import attend_int8
 from .launches import Kernel
-from .route import GRANULE
+from .route import GRANULE, entry_rows
 from .softmax import TO_BASE_2, softmax_step
-from .tail import copies, load_by_all, tail_weights
-from .tiles import cut, cut_in_two
+from .tail import copies, load_by_all, stand_ins
+from .tiles import cut_for
 
 
 @Kernel
@@ -85,14 +85,8 @@ def _attend(
     p_v = v + i_h * keys * D
     p_entries = entries + (i_h * groups + i_group) * capacity
     n_entries = tl.load(counts + i_h * groups + i_group)
-    o_entry = tl.arange(0, KEYS // GRANULE)  # [E]
-    o_within = tl.arange(0, GRANULE)  # [16]
     for i_e in tl.range(0, n_entries, KEYS // GRANULE, num_stages=STAGES):
-        # Entries are loaded narrow and spread by reshape: an index per key would be loaded by every thread of its row.
-        b_entry = tl.load(p_entries + i_e + o_entry)  # [E]
-        m_within = o_within[None, :] < (b_entry & 31)[:, None]  # [E, 16]
-        i_row = tl.reshape((b_entry >> 5)[:, None] + o_within[None, :], [KEYS])[:, None] * D  # [K, 1]
-        b_bias = tl.reshape(tl.where(m_within, 0.0, float("-inf")), [KEYS])  # [K]
+        i_row, b_bias = entry_rows(p_entries, i_e, 0.0, float("-inf"), D, KEYS, GRANULE)  # [K, 1], [K]
         b_k = tl.load(p_k + i_row + o_d)  # [K, D]
         b_v = tl.load(p_v + i_row + o_d)  # [K, D]
         b_acc, b_peak, b_sum = softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum)
@@ -136,26 +130,20 @@ def attend(
     _, heads, count, dim = queries.shape
     clusters, group_count = summaries.log_sizes.shape[2], routing.exact.shape[2]
     shapes = attend_tiles(queries.device, queries.itemsize)
-    if settings.weights_centroids:
-        values, weights = probe.centroids.values, probe.centroids.log_weights
-    else:
-        values, weights = summaries.value_means.to(queries.dtype), summaries.log_sizes
-    tail = tail_weights(routing.exact, weights, max(tiles.keys for tiles in shapes)) if settings.compensates else None
     key_means = sorted_keys.clusters.rounded_to(queries.dtype)
-    cuts = (cut(groups, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(groups, *(tiles.rows for tiles in shapes))
     arguments = (
         queries, queries.stride(1), queries.stride(2),
         sorted_keys.keys, sorted_keys.values,
         conditioning.keys, conditioning.keys.stride(1), conditioning.keys.stride(2),
         conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
         conditioning.biases, head_stride(conditioning.biases),
-        key_means, values, int(settings.weights_centroids), tail, 0 if tail is None else tail.shape[3],
+        key_means, *stand_ins(probe, summaries, routing, settings, queries.dtype, shapes),
         routing.rows.entries, routing.rows.counts,
         groups.order,
         output, output.stride(1), output.stride(2),
         scale * LOG2_E, count, sorted_keys.keys.shape[2], clusters, group_count, conditioning.keys.shape[2], routing.rows.entries.shape[-1],
     )  # fmt: skip
-    for tiles, rows in zip(shapes, cuts):
+    for tiles, rows in zip(shapes, cut_for(groups, shapes)):
         _attend[(rows.count, heads)](
             rows.table, *arguments,
             D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, STAGES=tiles.stages,

@@ -18,26 +18,15 @@ from ..tuning import Tiles, attend_again_tiles, attend_tiles
 from ..types import Clusters, Conditioning, Probe, Routing, SortedKeys, Summaries
 from .int8 import START, UNSEEN, ZERO, factor_of, multiply
 from .launches import Kernel
-from .route import GRANULE
-from .softmax import TO_BASE_2
-from .tail import copies, load_by_all, tail_weights
-from .tiles import cut, cut_in_two
+from .route import GRANULE, entry_rows
+from .softmax import TO_BASE_2, awaited
+from .tail import copies, load_by_all, stand_ins
+from .tiles import cut_for
 
 # Sums of weights that are right, and far from what float32 and bfloat16 hold.
 LEAST_SUM, LARGEST_SUM = tl.constexpr(2.0**-100), tl.constexpr(2.0**100)
 # Programs that look for groups to compute again, and how many each looks at together.
-AGAIN = {"PROGRAMS": 256, "AT_ONCE": 64}
-
-
-@triton.jit
-def _entry_rows(p_entries, i_e, D: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr):
-    """Offsets [K, 1] of the rows of some entries, and what products with each [K] begin at."""
-    # Entries are loaded narrow and spread by reshape: an index per key would be loaded by every thread of its row.
-    o_within = tl.arange(0, GRANULE)  # [16]
-    b_entry = tl.load(p_entries + i_e + tl.arange(0, KEYS // GRANULE))  # [E]
-    m_within = o_within[None, :] < (b_entry & 31)[:, None]  # [E, 16]
-    i_row = tl.reshape((b_entry >> 5)[:, None] + o_within[None, :], [KEYS])  # [K]
-    return i_row[:, None] * D, tl.reshape(tl.where(m_within, START, UNSEEN), [KEYS])
+SEARCH = {"PROGRAMS": 256, "AT_ONCE": 64}
 
 
 @triton.jit
@@ -63,7 +52,7 @@ def _largest_logits(
             b_x += (tl.load(p_biases + i_row) * TO_BASE_2)[None, :]
         b_peak = tl.maximum(b_peak, tl.max(b_x, 1))
     for i_e in tl.range(0, n_entries, KEYS // GRANULE, num_stages=1):
-        i_row, b_begin = _entry_rows(p_entries, i_e, D, KEYS, GRANULE)  # [K, 1], [K]
+        i_row, b_begin = entry_rows(p_entries, i_e, START, UNSEEN, D, KEYS, GRANULE)  # [K, 1], [K]
         b_x = multiply(b_q, tl.load(p_k + i_row + o_d), b_begin)  # [R, K]
         b_peak = tl.maximum(b_peak, (tl.max(b_x, 1) - ZERO) * b_factor)
     return b_peak
@@ -75,9 +64,7 @@ def _add(b_logits, b_v, b_acc, b_sum, WAIT: tl.constexpr):
     b_p = tl.exp2(b_logits)  # [R, K]
     b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc)  # [R, D]
     if WAIT:
-        # No instruction, but Triton lets no product run on whose result is used otherwise: ptxas would have every wgmma wait for the
-        # one before.
-        b_acc = b_acc.to(tl.int32, bitcast=True).to(tl.float32, bitcast=True)
+        b_acc = awaited(b_acc)
     return b_acc, b_sum + tl.sum(b_p, 1)
 
 
@@ -115,7 +102,7 @@ def _attention(
             b_x += (tl.load(p_biases + i_row) * TO_BASE_2)[None, :]
         b_acc, b_sum = _add(tl.where(m_t[None, :], b_x, float("-inf")), b_v, b_acc, b_sum, WAIT)
     for i_e in tl.range(0, n_entries, KEYS // GRANULE, num_stages=STAGES):
-        i_row, b_begin = _entry_rows(p_entries, i_e, D, KEYS, GRANULE)  # [K, 1], [K]
+        i_row, b_begin = entry_rows(p_entries, i_e, START, UNSEEN, D, KEYS, GRANULE)  # [K, 1], [K]
         b_k = tl.load(p_k + i_row + o_d)  # [K, D]
         b_v = tl.load(p_v + i_row + o_d)  # [K, D]
         b_acc, b_sum = _add(multiply(b_q, b_k, b_begin) * b_factor[:, None] - b_shift[:, None], b_v, b_acc, b_sum, WAIT)
@@ -290,24 +277,18 @@ def attend_int8(
     _, heads, count, _ = output.shape
     clusters, group_count = summaries.log_sizes.shape[2], routing.exact.shape[2]
     shapes = attend_tiles(output.device, output.itemsize, int8=True)
-    if settings.weights_centroids:
-        values, weights = probe.centroids.values, probe.centroids.log_weights
-    else:
-        values, weights = summaries.value_means.to(sorted_keys.values.dtype), summaries.log_sizes
-    tail = tail_weights(routing.exact, weights, max(tiles.keys for tiles in shapes)) if settings.compensates else None
     references = probe.log_denominators
-    cuts = (cut(groups, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(groups, *(tiles.rows for tiles in shapes))
     arguments = (
         products.queries, products.query_scales, sorted_keys.keys, products.key_scales, sorted_keys.values,
         products.extra, products.extra_scales, conditioning.values, conditioning.values.stride(1), conditioning.values.stride(2),
         conditioning.biases, head_stride(conditioning.biases),
-        products.key_means, values, int(settings.weights_centroids), tail, 0 if tail is None else tail.shape[3],
+        products.key_means, *stand_ins(probe, summaries, routing, settings, sorted_keys.values.dtype, shapes),
         routing.rows.entries, routing.rows.counts,
         groups.order,
         output, output.stride(1), output.stride(2),
         scale * LOG2_E, count, sorted_keys.keys.shape[2], clusters, group_count, products.extra.shape[2], routing.rows.entries.shape[-1],
     )  # fmt: skip
-    for tiles, rows in zip(shapes, cuts):
+    for tiles, rows in zip(shapes, cut_for(groups, shapes)):
         _attend_int8[(rows.count, heads)](
             rows.table, references, *arguments,
             D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, REFER=references is not None,
@@ -315,8 +296,8 @@ def attend_int8(
         )  # fmt: skip
     if references is not None:
         tiles = attend_again_tiles(output.device)
-        _attend_again[(AGAIN["PROGRAMS"],)](
+        _attend_again[(SEARCH["PROGRAMS"],)](
             groups.offsets, references, *arguments, heads * group_count,
             D=dim, ROWS=tiles.rows, KEYS=tiles.keys, GRANULE=GRANULE, COMPENSATE=settings.compensates, STAGES=tiles.stages,
-            **AGAIN, **tiles.launch,
+            **SEARCH, **tiles.launch,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from ..tuning import launched, probe_tiles
 from ..types import Conditioning, Probe, SortedKeys, Summaries, WeightedCentroids
 from .int8 import START, UNSEEN, ZERO, factor_of, multiply
 from .launches import Kernel
-from .softmax import TO_BASE_2, softmax_add, softmax_step
+from .softmax import TO_BASE_2, awaited, softmax_add, softmax_step
 from .tiles import cut, load_tile
 
 __all__ = ["probe_centroids", "probe_tokens"]
@@ -98,9 +98,8 @@ def _probe(
         if OWN:
             b_v = tl.load(p_v + o_k[:, None] * D + o_d)  # [K, D]
             b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_shrink[:, None])  # [R, D]
-            # No instruction, but Triton lets no product run on whose result is used otherwise: ptxas, which finds it in use
-            # where a cluster ends, would have every wgmma wait for the one before.
-            b_acc = b_acc.to(tl.int32, bitcast=True).to(tl.float32, bitcast=True)
+            # In use where a cluster ends.
+            b_acc = awaited(b_acc)
         b_peak = b_new
         i_last = i_c
 

@@ -62,6 +62,17 @@ def _first_above(b_sorted, b_value, LOG_C: tl.constexpr, SLOTS: tl.constexpr):
     return i_c
 
 
+@triton.jit
+def entry_rows(p_entries, i_e, inside, outside, D: tl.constexpr, KEYS: tl.constexpr, GRANULE: tl.constexpr):
+    """Offsets [K, 1] of the rows of the entries from ``i_e`` on, and [K] ``inside`` where an entry has the row, ``outside`` elsewhere."""
+    # Entries are loaded narrow and spread by reshape: an index per key would be loaded by every thread of its row.
+    o_within = tl.arange(0, GRANULE)  # [16]
+    b_entry = tl.load(p_entries + i_e + tl.arange(0, KEYS // GRANULE))  # [E]
+    m_within = o_within[None, :] < (b_entry & 31)[:, None]  # [E, 16]
+    i_row = tl.reshape((b_entry >> 5)[:, None] + o_within[None, :], [KEYS])  # [K]
+    return i_row[:, None] * D, tl.reshape(tl.where(m_within, inside, outside), [KEYS])
+
+
 @Kernel
 @triton.jit(
     do_not_specialize=["clusters", "groups", "capacity", "budget", "floor", "tokens"],

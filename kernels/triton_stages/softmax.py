@@ -17,6 +17,16 @@ def softmax_step(b_q, b_k, b_v, b_bias, scale, b_acc, b_peak, b_sum):
 
 
 @triton.jit
+def awaited(b_acc):
+    """``b_acc``, for which Triton waits.
+
+    No instruction, but Triton lets no product run on whose result is used otherwise. Where ptxas finds an accumulator in use that is still
+    on its way, it has every wgmma wait for the one before.
+    """
+    return b_acc.to(tl.int32, bitcast=True).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def softmax_add(b_s, b_v, b_acc, b_peak, b_sum):
     """The same from the logits [R, K] on."""
     b_new = tl.maximum(b_peak, tl.max(b_s, 1))  # [R]

@@ -8,7 +8,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..numerics import ceil_div
-from ..tuning import launched
+from ..settings import Settings
+from ..tuning import Tiles, launched
+from ..types import Probe, Routing, Summaries
 from .launches import Kernel
 from .softmax import TO_BASE_2
 
@@ -32,6 +34,25 @@ def _weigh_tail(
         b_weight = tl.load(weights + i_own + o_c, m_c, other=float("-inf")) * TO_BASE_2  # [C]
         b_exact = tl.load(exact + i_list * clusters + o_c, m_c, other=1)  # [C]
         tl.store(tail + i_list * row + o_c, tl.where(b_exact == 0, b_weight, float("-inf")), o_c < row)
+
+
+def stand_ins(
+    probe: Probe, summaries: Summaries, routing: Routing, settings: Settings, dtype: torch.dtype, shapes: tuple[Tiles, ...]
+) -> tuple[Tensor, int, Tensor | None, int]:
+    """What an attention kernel with tiles of ``shapes`` takes for the blocks that are not exact.
+
+    Values in ``dtype``, 1 where every group has its own and 0 where those of a head serve all its groups, and the weights with the length
+    of their rows, None and 0 where blocks are dropped.
+    """
+    if settings.weights_centroids:
+        values, weights = probe.centroids.values, probe.centroids.log_weights
+    else:
+        values, weights = summaries.value_means.to(dtype), summaries.log_sizes
+    own_row = int(settings.weights_centroids)
+    if not settings.compensates:
+        return values, own_row, None, 0
+    tail = tail_weights(routing.exact, weights, max(tiles.keys for tiles in shapes))
+    return values, own_row, tail, tail.shape[3]
 
 
 def tail_weights(exact: Tensor, weights: Tensor, multiple: int) -> Tensor:

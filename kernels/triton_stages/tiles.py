@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..tuning import launched
+from ..tuning import Tiles, launched
 from ..types import Clusters, parts
 from .launches import Kernel
 
@@ -113,6 +113,11 @@ def cut(clusters: Clusters, height: int, fewest: int = 0) -> RaggedTiles:
 def cut_in_two(clusters: Clusters, height: int, rest: int) -> tuple[RaggedTiles, RaggedTiles]:
     """Tiles of at most ``height`` rows, and a tile for what is left of each cluster where it is no more than ``rest`` rows."""
     return _cut_once(clusters, height, rest, 0)
+
+
+def cut_for(clusters: Clusters, shapes: tuple[Tiles, ...]) -> tuple[RaggedTiles, ...]:
+    """Tiles of the one or two ``shapes`` of the attention kernel, the taller one first."""
+    return (cut(clusters, shapes[0].rows),) if len(shapes) == 1 else cut_in_two(clusters, *(tiles.rows for tiles in shapes))
 
 
 def _cut_once(clusters: Clusters, height: int, rest: int, fewest: int) -> tuple[RaggedTiles, ...]:

@@ -172,7 +172,7 @@ def test_a_query_or_value_without_a_number_spoils_what_it_does_in_full(dtype, va
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_key_without_a_number_is_no_error_and_leaves_the_next_call_right(dtype, value):
-    """All keys of a head have one scale: its outputs are lost, and those of no other head."""
+    """All keys of a head have one scale: its outputs are lost, and not those of the head behind it."""
     clean, broken = tensors(dtype), tensors(dtype)
     broken[1][:, 0, 30, 5] = value
     state, fresh = ClusterState(), ClusterState()

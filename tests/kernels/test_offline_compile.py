@@ -271,7 +271,7 @@ def int8_kernels(kind, dim, attend_shapes, probe_tiles, capability, biased=False
             (attend_int8, "_attend_int8", attending, common | {"REFER": True, "WAIT": attend_int8.waits(tiles)} | tiled_attend(tiles))
             for tiles in attend_shapes
         ),
-        (attend_int8, "_attend_again", attending, common | attend_int8.AGAIN | tiled(tuning.AGAIN)),
+        (attend_int8, "_attend_again", attending, common | attend_int8.SEARCH | tiled(tuning.AGAIN)),
     ]  # fmt: skip
 
 

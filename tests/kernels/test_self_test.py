@@ -54,7 +54,7 @@ def test_right_kernels_pass_whatever_the_settings(settings, text):
 # What to change in which file, the file with the stage that takes the change from there if it is another, and what is found wrong.
 FAULTS = {
     "text tail not masked": ("attend", 'b_bias = tl.where(m_t, 0.0, float("-inf"))', "b_bias = tl.where(m_t, 0.0, 0.0)", None, "attend"),
-    "mask of the exact rows lost": ("attend", 'tl.where(m_within, 0.0, float("-inf"))', "tl.where(m_within, 0.0, 0.0)", None, "attend"),
+    "mask of the exact rows lost": ("attend", 'i_e, 0.0, float("-inf")', "i_e, 0.0, 0.0", None, "attend"),
     "exact blocks counted twice": ("tail", 'tl.where(b_exact == 0, b_weight, float("-inf"))', "b_weight", "attend", "attend"),
     "first tile missing": ("attend", "tl.range(0, n_entries, KEYS", "tl.range(KEYS // GRANULE, n_entries, KEYS", None, "attend"),
     "last clusters missing": ("attend", "tl.range(0, clusters, KEYS", "tl.range(0, clusters - KEYS, KEYS", None, "attend"),
